@@ -1,0 +1,102 @@
+"""A learned scale on the stream itself, beside the orthogonal part of the update."""
+
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orthostream.connections.base import Components, Connection, Site
+from orthostream.connections.bases import Base, check_base, mean_squared_norm
+from orthostream.errors import UsageError, unknown
+from orthostream.ops import decompose
+from orthostream.shapes import Axes, Note, Stream
+
+Mode: TypeAlias = Literal["scalar", "conv1x1"]
+
+
+class RescaleStream(Connection):
+    """``y = (1 + a) x + u_orthogonal`` (scalar), or ``y = W x + u_orthogonal`` (conv1x1, maps only).
+
+    On either base the parallel part of the update is dropped: at its start the rule equals the orthogonal
+    update. The base decides the coefficient alone: ``linear`` divides by ``max(<x,x>, eps)``, ``orthogonal`` by
+    ``<x,x> + eps``.
+
+    Args:
+        site: the place in the trunk; ``conv1x1`` needs its ``features``.
+        base: ``linear`` or ``orthogonal``.
+        mode: ``scalar``, one number a site starting at 0; ``conv1x1``, a matrix a site starting at the identity.
+        dim: axes of the inner products; left out, the feature axis.
+        eps: lower bound of, or added to, the squared norm.
+
+    Raises:
+        UsageError: for conv1x1 away from a map, or where the width of the site is not known.
+
+    Reference:
+        The authors' code of arXiv:2505.11881, ``residual_pattern`` rescale_stream.
+    """
+
+    def __init__(
+        self,
+        site: Site | None = None,
+        *,
+        base: Base = "linear",
+        mode: Mode = "scalar",
+        dim: Axes | None = None,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__(site)
+        is_orthogonal, self.dim, self.mixes_tokens = check_base(base, dim, self.axis)
+        self.clamp, self.eps = not is_orthogonal, float(eps)
+        if mode not in get_args(Mode):
+            raise UsageError(unknown("rescale mode", mode, get_args(Mode)))
+        if mode == "conv1x1" and (self.axis != 1 or self.site.features is None):
+            raise UsageError(
+                f"rescale_stream with mode='conv1x1' mixes the channels of a map and needs their number; site "
+                f"{self.site.name!r} has feature axis {self.axis} and {self.site.features} features. "
+                "Use mode='scalar' on tokens; by hand pass site=Site(axis=1, features=...)"
+            )
+        writes = "write" in self.site.verbs
+        self.rescale_alpha = nn.Parameter(torch.empty(1)) if writes and mode == "scalar" else None
+        self.rescale_proj: nn.Conv2d | None = None
+        if writes and mode == "conv1x1":
+            width = self.site.features or 0
+            self.rescale_proj = nn.utils.skip_init(nn.Conv2d, width, width, 1, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.rescale_alpha is not None:
+            nn.init.zeros_(self.rescale_alpha)
+        if self.rescale_proj is not None:
+            nn.init.dirac_(self.rescale_proj.weight)
+
+    def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
+        _, orthogonal = decompose(stream, update, self.dim, self.eps, clamp=self.clamp)
+        return (self._scaled(stream) + orthogonal).to(stream.dtype)
+
+    def _scaled(self, stream: Tensor) -> Tensor:
+        if self.rescale_alpha is not None:
+            return (1 + self.rescale_alpha) * stream
+        assert self.rescale_proj is not None, "a site that is written has its scale"
+        # Autocast would round the whole stream to half precision at every site.
+        with torch.autocast(stream.device.type, enabled=False):
+            return functional.conv2d(stream, self.rescale_proj.weight.to(stream.dtype))
+
+    def components(self, stream: Stream, update: Tensor) -> Components:
+        parallel, orthogonal = decompose(stream, update, self.dim, self.eps, clamp=self.clamp)
+        scaled = self._scaled(stream)
+        change = scaled - stream
+        squared = stream.square().sum(self.axis)
+        squared = squared.clamp_min(self.eps) if self.clamp else squared + self.eps
+        squared_scaled = scaled.square().sum(self.axis).clamp_min(self.eps)
+        extras: dict[str, Tensor] = {
+            "f_par_raw_norm2": mean_squared_norm(parallel, self.axis),
+            "scaled_x_norm2": squared_scaled.mean(),
+            "stream_scale_ratio": (squared_scaled / squared).mean(),
+        }
+        if self.rescale_alpha is not None:
+            extras |= {"rescale_mode": squared.new_zeros(()), "rescale_alpha": self.rescale_alpha}
+        elif self.rescale_proj is not None:
+            norm = self.rescale_proj.weight.norm()
+            extras |= {"rescale_mode": squared.new_ones(()), "rescale_conv_weight_norm": norm}
+        return Components(change, orthogonal, change + orthogonal, self.axis, self.eps, self.clamp, extras)

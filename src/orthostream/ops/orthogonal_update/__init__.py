@@ -1,0 +1,125 @@
+"""The orthogonal residual update: one public function that picks an implementation, never a result.
+
+``reference.py`` is the formula, ``closed_form.py`` the same with a backward that keeps less. A fused kernel
+joins them as ``triton.py`` and is picked here.
+"""
+
+import torch
+from torch import Tensor
+
+from orthostream.ops.orthogonal_update.closed_form import OrthogonalUpdate
+from orthostream.ops.orthogonal_update.reference import (
+    accumulation_dtype,
+    orthogonal_update_reference,
+    parallel_coefficient,
+)
+from orthostream.shapes import Axes, describe
+
+__all__ = ["decompose", "orthogonal_update", "orthogonal_update_reference"]
+
+
+def orthogonal_update(
+    x: Tensor, update: Tensor, dim: Axes = -1, eps: float = 1e-6, strength: float | Tensor = 1.0
+) -> Tensor:
+    """Add to the stream only the part of the update that is orthogonal to it.
+
+    ``y = x + u - strength * s * x`` with ``s = <x, u> / (<x, x> + eps)``, the inner products over ``dim``.
+
+    Products, sums and the quotient are taken in float32 (float64 where an operand is float64) and the
+    result is rounded once to the dtype of ``x``, also under autocast. ``<x, y - x> = eps * s`` at strength 1, so
+    the norm of the stream never shrinks beyond eps. A zero vector of ``x`` receives the whole update.
+
+    Args:
+        x: stream before the site, any shape, floating point.
+        update: what the branch returned, of the same shape; its dtype may differ.
+        dim: one axis (each token or pixel on its own: "feature"), or several ("global": on a map
+            ``(1, 2, 3)``). Over a tokens axis the projection sees later tokens: never in a causal model.
+        eps: added to the squared L2 norm; any float >= 0.
+        strength: how much of the parallel part is removed: 0 is the plain sum (exactly), 1 the orthogonal
+            update. A tensor of one element serves as a dial that changes without a new compilation.
+
+    Returns:
+        The stream after the site, with shape and dtype of ``x``.
+
+    Raises:
+        ValueError: where shapes differ, an axis is out of range or named twice, or eps is negative.
+        TypeError: where an operand is not floating point.
+
+    Example:
+        >>> import torch
+        >>> x, u = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 3.0]])
+        >>> orthogonal_update(x, u)
+        tensor([[2.0000, 3.0000]])
+
+    Reference:
+        Oh et al., Orthogonal Residual Updates, NeurIPS 2025, arXiv:2505.11881, equations 3 to 5.
+        Differs: the authors multiply in the dtype of the operands, which overflows in float16 and
+        truncates float64.
+    """
+    check_operands(x, update, dim, eps)
+    dial_learns = isinstance(strength, Tensor) and strength.requires_grad
+    # A compiler fuses the plain formula with its neighbours and decides itself what to keep.
+    if torch.compiler.is_compiling() or dial_learns:
+        return orthogonal_update_reference(x, update, dim, eps, strength)
+    result: Tensor = OrthogonalUpdate.apply(x, update, dim, eps, strength)[0]
+    return result
+
+
+def decompose(
+    x: Tensor, update: Tensor, dim: Axes = -1, eps: float = 1e-6, *, clamp: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Split an update into its parts parallel and orthogonal to the stream.
+
+    ``parallel = s * x`` and ``orthogonal = u - s * x`` with ``s = <x, u> / (<x, x> + eps)``. They sum to ``u``.
+
+    Args:
+        x: stream before the site, any shape, floating point.
+        update: what the branch returned, of the same shape.
+        dim: axis or axes of the inner products, as in :func:`orthogonal_update`.
+        eps: added to the squared L2 norm.
+        clamp: divide by ``max(<x, x>, eps)`` instead, as the authors' code does where a variant stands on the
+            plain sum.
+
+    Returns:
+        ``(parallel, orthogonal)``, each of the shape of ``update`` and the wider dtype of the two operands.
+
+    Raises:
+        ValueError: where shapes differ, an axis is out of range or named twice, or eps is negative.
+        TypeError: where an operand is not floating point.
+
+    Example:
+        >>> import torch
+        >>> parallel, orthogonal = decompose(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0]))
+        >>> orthogonal
+        tensor([2.3842e-07, 3.0000e+00])
+
+    Reference:
+        Oh et al., arXiv:2505.11881, equation 3.
+    """
+    check_operands(x, update, dim, eps)
+    dtype = accumulation_dtype(x, update)
+    wide_x, wide_update = x.to(dtype), update.to(dtype)
+    coefficient, _ = parallel_coefficient(wide_x, wide_update, dim, eps, clamp=clamp)
+    parallel = coefficient * wide_x
+    result_dtype = torch.promote_types(x.dtype, update.dtype)
+    return parallel.to(result_dtype), (wide_update - parallel).to(result_dtype)
+
+
+def check_operands(x: Tensor, update: Tensor, dim: Axes, eps: float) -> None:
+    """Refuse operands that would broadcast, wrap around or divide by a negative number."""
+    if x.shape != update.shape:
+        raise ValueError(
+            f"stream and update must have one shape, got stream {describe(x)} and update {describe(update)}; "
+            "project the stream to the new width before the site (Connection.project)"
+        )
+    if not (x.is_floating_point() and update.is_floating_point()):
+        raise TypeError(f"stream and update must be floating point, got {describe(x)} and {describe(update)}")
+    axes = (dim,) if isinstance(dim, int) else tuple(dim)
+    inside = [axis for axis in axes if -x.ndim <= axis < x.ndim]
+    if not axes or len(inside) < len(axes) or len({axis % x.ndim for axis in axes}) < len(axes):
+        raise ValueError(
+            f"dim must name one or more distinct axes between {-x.ndim} and {x.ndim - 1} "
+            f"of a stream {describe(x)}, got {dim}"
+        )
+    if not eps >= 0:
+        raise ValueError(f"eps is added to a squared norm and must be >= 0, got {eps}")
