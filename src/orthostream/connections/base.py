@@ -132,9 +132,7 @@ class Connection(nn.Module, ABC):
         """The stream at a new width or resolution: ends the old stream and begins a new one."""
         return self.expand(shortcut(self.summary(stream)))
 
-    def forward(
-        self, stream: Stream, branch: Callable[[Any], Tensor], norm: Callable[[Any], Any] = identity
-    ) -> Stream:
+    def forward(self, stream: Stream, branch: Callable[[Any], Tensor], norm: Callable[[Any], Any] = identity) -> Stream:
         """Read, run the branch, write."""
         x, note = self.read(stream, norm)
         return self.write(stream, branch(x), note)

@@ -10,9 +10,7 @@ from orthostream.errors import UsageError
 
 # A name; a name with options; a function of the site; an instance made by `create`; or a table of
 # glob patterns over site names with an optional "default".
-Choice: TypeAlias = (
-    str | tuple[str, Mapping[str, Any]] | Connection | Callable[[Site], Any] | Mapping[str, Any]
-)
+Choice: TypeAlias = str | tuple[str, Mapping[str, Any]] | Connection | Callable[[Site], Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,7 @@ def _resolve(choice: Any, site: Site) -> Any:
                 return _resolve(chosen, site)
         if "default" in choice:
             return _resolve(choice["default"], site)
-        raise UsageError(
-            f"no pattern of the connection table matches site {site.name!r}; add a 'default' entry"
-        )
+        raise UsageError(f"no pattern of the connection table matches site {site.name!r}; add a 'default' entry")
     if callable(choice):
         return _resolve(choice(site), site)
     raise UsageError(

@@ -31,9 +31,7 @@ class OrthogonalUpdate(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, update: Tensor, dim: Axes, eps: float, strength: float | Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, update: Tensor, dim: Axes, eps: float, strength: float | Tensor) -> tuple[Tensor, Tensor]:
         dtype = accumulation_dtype(x, update)
         wide_x, wide_update = x.to(dtype), update.to(dtype)
         coefficient, _ = parallel_coefficient(wide_x, wide_update, dim, eps)

@@ -36,9 +36,7 @@ def parallel_coefficient(
     return (x * update).sum(dim, keepdim=True) / denominator, denominator
 
 
-def orthogonal_update_reference(
-    x: Tensor, update: Tensor, dim: Axes, eps: float, strength: float | Tensor
-) -> Tensor:
+def orthogonal_update_reference(x: Tensor, update: Tensor, dim: Axes, eps: float, strength: float | Tensor) -> Tensor:
     """``x + u - strength * s * x`` in the accumulation dtype, rounded once to the dtype of ``x``."""
     dtype = accumulation_dtype(x, update)
     wide_x, wide_update = x.to(dtype), update.to(dtype)
