@@ -1,0 +1,58 @@
+"""The command line: one file a verb, imported only when it is called."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from orthostream import __version__
+from orthostream.errors import UsageError
+
+VERBS = {
+    "train": "train a classifier from a recipe, or go on with a run",
+    "evaluate": "top-1, top-5 and loss of a checkpoint, each sample counted once",
+    "compare": "train one recipe in several settings and seeds; one table",
+    "report": "an HTML page of runs that are there",
+    "list": "connections, models, recipes, data sets and optimizers",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 2 for a mistake of the caller, whose message says what to do."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="orthostream",
+        description="The residual stream of deep networks: train, compare, look.",
+        epilog="orthostream VERB --help shows the options of a verb and an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"orthostream {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        # Only the chosen verb pays for its imports; the others lend their name to the help.
+        if arguments[:1] == [name]:
+            module = importlib.import_module(f"orthostream.cli.{name}")
+            verb = verbs.add_parser(
+                name,
+                help=summary,
+                description=module.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.add_arguments(verb)
+            verb.set_defaults(run=module.run)
+        else:
+            verbs.add_parser(name, help=summary, add_help=False)
+    options = parser.parse_args(arguments)
+    return guarded(lambda: int(options.run(options)))
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Run an action; a mistake of the caller ends it with its message and code 2."""
+    try:
+        return action()
+    except UsageError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"error: {error}" if rank == "0" else f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,1 @@
+"""The trainer: one loop over modules, optimisers and loaders; it names no model and no connection."""

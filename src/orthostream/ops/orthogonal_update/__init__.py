@@ -1,4 +1,4 @@
-"""The orthogonal residual update: one public function that picks an implementation, never a result.
+"""The orthogonal residual update: the public function picks an implementation, which never changes the result.
 
 ``reference.py`` is the formula, ``closed_form.py`` the same with a backward that keeps less. A fused kernel
 joins them as ``triton.py`` and is picked here.
@@ -34,15 +34,18 @@ def orthogonal_update(
         update: what the branch returned, of the same shape; its dtype may differ.
         dim: one axis (each token or pixel on its own: "feature"), or several ("global": on a map
             ``(1, 2, 3)``). Over a tokens axis the projection sees later tokens: never in a causal model.
-        eps: added to the squared L2 norm; any float >= 0.
+        eps: added to the squared L2 norm, >= 0. With 0 (or less than 1e-45 in float32) a zero vector of ``x``
+            gives NaN.
         strength: how much of the parallel part is removed: 0 is the plain sum (exactly), 1 the orthogonal
-            update. A tensor of one element serves as a dial that changes without a new compilation.
+            update. A tensor of one element serves as a dial that changes without a new compilation, and
+            receives a gradient where it asks for one.
 
     Returns:
         The stream after the site, with shape and dtype of ``x``.
 
     Raises:
-        ValueError: where shapes differ, an axis is out of range or named twice, or eps is negative.
+        ValueError: where shapes differ, an axis is out of range or named twice, eps is negative, or the
+            strength has more than one element.
         TypeError: where an operand is not floating point.
 
     Example:
@@ -57,9 +60,14 @@ def orthogonal_update(
         truncates float64.
     """
     check_operands(x, update, dim, eps)
-    dial_learns = isinstance(strength, Tensor) and strength.requires_grad
+    learns = False
+    if isinstance(strength, Tensor):
+        if strength.numel() != 1:
+            raise ValueError(f"strength must be a number or a tensor of one element, got {describe(strength)}")
+        # With no axes of its own it follows the dtype and the device of the stream.
+        strength, learns = strength.reshape(()), strength.requires_grad
     # A compiler fuses the plain formula with its neighbours and decides itself what to keep.
-    if torch.compiler.is_compiling() or dial_learns:
+    if learns or torch.compiler.is_compiling():
         return orthogonal_update_reference(x, update, dim, eps, strength)
     result: Tensor = OrthogonalUpdate.apply(x, update, dim, eps, strength)[0]
     return result
@@ -99,7 +107,7 @@ def decompose(
     check_operands(x, update, dim, eps)
     dtype = accumulation_dtype(x, update)
     wide_x, wide_update = x.to(dtype), update.to(dtype)
-    coefficient, _ = parallel_coefficient(wide_x, wide_update, dim, eps, clamp=clamp)
+    coefficient = parallel_coefficient(wide_x, wide_update, dim, eps, clamp=clamp)
     parallel = coefficient * wide_x
     result_dtype = torch.promote_types(x.dtype, update.dtype)
     return parallel.to(result_dtype), (wide_update - parallel).to(result_dtype)

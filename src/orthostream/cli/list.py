@@ -1,0 +1,51 @@
+"""List what there is, one line each.
+
+example:
+  orthostream list connections
+"""
+
+import argparse
+from collections.abc import Callable
+
+from orthostream import connections, data, models, recipe
+
+OPTIMIZERS = [
+    ("sgd", "momentum, weight decay added to the gradient"),
+    ("adam", "coupled (L2) weight decay, as in the paper"),
+    ("adamw", "decoupled weight decay"),
+]
+
+
+def connection_rows() -> list[tuple[str, str]]:
+    return [(name, f"{entry.summary} ({entry.reference})") for name, entry in connections.table]
+
+
+def model_rows() -> list[tuple[str, str]]:
+    return [(name, entry.summary) for name, entry in models.table]
+
+
+def data_rows() -> list[tuple[str, str]]:
+    return [(name, entry.summary) for name, entry in data.table]
+
+
+KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "connections": connection_rows,
+    "models": model_rows,
+    "recipes": recipe.names,
+    "datasets": data_rows,
+    "optimizers": lambda: OPTIMIZERS,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``orthostream list``."""
+    parser.add_argument("kind", choices=list(KINDS))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out ``orthostream list``."""
+    rows = KINDS[options.kind]()
+    width = max(len(name) for name, _ in rows)
+    for name, summary in rows:
+        print(f"{name:<{width}}  {summary}")
+    return 0

@@ -1,0 +1,334 @@
+"""The vision transformer of the paper: pre-norm blocks on a stream of patch tokens.
+
+Source: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv:2010.11929, in the form that Oh et al.,
+arXiv:2505.11881, train: block norms without affine parameters, no norm after the last block but the head's.
+"""
+
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orthostream.connections import Choice, Connection, Site, wire
+from orthostream.errors import UsageError, unknown
+from orthostream.models.base import Model
+from orthostream.models.checkpointing import run_checkpointed
+from orthostream.models.checks import check_counts, check_flags, check_fractions, check_sizes
+from orthostream.models.positions import Grid, ImageSize, interpolate_positions, patch_grid
+from orthostream.models.regularise import before_write
+from orthostream.shapes import Stream, describe
+
+Pool: TypeAlias = Literal["token", "mean"]
+
+BLOCK_NORM_EPS = 1e-6
+POSITION_STD = 0.02
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens, with one fused projection for queries, keys and values.
+
+    Args:
+        features: width of the tokens.
+        num_heads: how many heads share it; must divide it.
+        qk_norm: whether queries and keys pass a LayerNorm over the width of a head (arXiv:2302.05442).
+
+    Raises:
+        UsageError: where heads do not divide the width.
+    """
+
+    def __init__(self, features: int, num_heads: int, *, qk_norm: bool = False) -> None:
+        super().__init__()
+        if features % num_heads:
+            raise UsageError(
+                f"embed_dim={features} does not divide into num_heads={num_heads} heads of equal width "
+                f"({features} / {num_heads} = {features / num_heads:g}); choose a width that is a multiple of the heads"
+            )
+        self.num_heads, self.head_features = num_heads, features // num_heads
+        self.qkv = nn.Linear(features, 3 * features)
+        self.proj = nn.Linear(features, features)
+        self.query_norm = nn.LayerNorm(self.head_features, eps=BLOCK_NORM_EPS) if qk_norm else nn.Identity()
+        self.key_norm = nn.LayerNorm(self.head_features, eps=BLOCK_NORM_EPS) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` and the result are [batch, tokens, features]."""
+        batch, tokens, features = x.shape
+        split = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_features)
+        # each [batch, heads, tokens, head features]
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(self.query_norm(query), self.key_norm(key), value)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, features))
+
+
+class Mlp(nn.Module):
+    """Two linear maps around a GELU in its tanh form, with dropout after the GELU and after the second map.
+
+    Args:
+        features: width of the tokens.
+        hidden_features: width between the two maps.
+        dropout: share of values dropped in training.
+    """
+
+    def __init__(self, features: int, hidden_features: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(features, hidden_features)
+        self.act = nn.GELU(approximate="tanh")
+        self.fc2 = nn.Linear(hidden_features, features)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` and the result are [batch, tokens, features]."""
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each a branch that meets the stream at its own site.
+
+    Args:
+        attn: the attention branch, without its norm.
+        mlp: the MLP branch, without its norm.
+        attn_connection: the rule at the site of attention.
+        mlp_connection: the rule at the site of the MLP.
+        features: width of the tokens.
+        affine_norm: whether the two norms have a gain and a bias.
+        layer_scale: first value of LayerScale; ``None`` for none.
+        drop_path: share of samples whose update is dropped in training.
+        perturbation: scale of the noise on updates in training; ``None`` for none.
+    """
+
+    def __init__(
+        self,
+        attn: Attention,
+        mlp: Mlp,
+        attn_connection: Connection,
+        mlp_connection: Connection,
+        *,
+        features: int,
+        affine_norm: bool = False,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        perturbation: float | None = None,
+    ) -> None:
+        super().__init__()
+
+        def update_chain() -> nn.Sequential:
+            return before_write(
+                features=features, layer_scale=layer_scale, drop_path=drop_path, perturbation=perturbation
+            )
+
+        self.norm1 = nn.LayerNorm(features, eps=BLOCK_NORM_EPS, elementwise_affine=affine_norm)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(features, eps=BLOCK_NORM_EPS, elementwise_affine=affine_norm)
+        self.mlp = mlp
+        self.attn_update = update_chain()
+        self.mlp_update = update_chain()
+        self.attn_connection = attn_connection
+        self.mlp_connection = mlp_connection
+
+    def forward(self, stream: Stream) -> Stream:
+        x, note = self.attn_connection.read(stream, self.norm1)
+        stream = self.attn_connection.write(stream, self.attn_update(self.attn(x)), note)
+        x, note = self.mlp_connection.read(stream, self.norm2)
+        return self.mlp_connection.write(stream, self.mlp_update(self.mlp(x)), note)
+
+
+class ViT(Model):
+    """Patches to tokens, a trunk of blocks, and a linear head on the first token or on the mean of the patches.
+
+    ``images -> patchify -> + positions -> [cls, patches, registers] -> expand -> blocks -> reduce -> pool ->
+    LayerNorm -> Linear``. Positions are added to patches alone; the cls token starts at exactly zero.
+
+    Args:
+        num_classes: how many logits.
+        connection: which rule stands at which site, as :func:`orthostream.connections.wire` takes it.
+        image_size: side of the images in pixels, or (height, width).
+        patch_size: side of a patch in pixels; must divide the image.
+        in_channels: channels of the images.
+        embed_dim: width of the stream.
+        depth: how many blocks, each with two sites.
+        num_heads: attention heads; must divide ``embed_dim``.
+        mlp_ratio: hidden width of the MLP in units of ``embed_dim``.
+        mlp_dropout: share of values dropped inside the MLP in training.
+        drop_path: share of samples whose update is dropped in training, equal in all blocks.
+        perturbation: scale of Gaussian noise on updates in training; ``None`` for none.
+        gradient_checkpointing: compute each block again in the backward pass instead of keeping its activations.
+        affine_norm: whether block norms have a gain and a bias.
+        layer_scale: first value of LayerScale on every update; ``None`` for none.
+        qk_norm: whether queries and keys are normed.
+        pool: ``token`` classifies the cls token, ``mean`` the mean of the patch tokens.
+        registers: how many learned tokens are appended (arXiv:2309.16588).
+        dynamic_image_size: accept images of any size that patches fill, with positions resampled at each forward.
+
+    Raises:
+        UsageError: for a value out of range, or numbers that do not divide.
+
+    Reference:
+        Oh et al., Orthogonal Residual Updates, NeurIPS 2025, arXiv:2505.11881.
+    """
+
+    family = "vit"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        connection: Choice = "linear",
+        image_size: ImageSize = 32,
+        patch_size: int = 4,
+        in_channels: int = 3,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        mlp_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        perturbation: float | None = None,
+        gradient_checkpointing: bool = False,
+        affine_norm: bool = False,
+        layer_scale: float | None = None,
+        qk_norm: bool = False,
+        pool: Pool = "token",
+        registers: int = 0,
+        dynamic_image_size: bool = False,
+    ) -> None:
+        super().__init__()
+        check_counts(num_classes=num_classes, in_channels=in_channels)
+        check_counts(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
+        check_counts(registers=registers, at_least=0)
+        check_fractions(mlp_dropout=mlp_dropout)
+        check_flags(gradient_checkpointing=gradient_checkpointing, affine_norm=affine_norm)
+        check_flags(qk_norm=qk_norm, dynamic_image_size=dynamic_image_size)
+        if pool not in get_args(Pool):
+            raise UsageError(unknown("pool", pool, get_args(Pool)))
+        self.patch_size, self.pool = patch_size, pool
+        self.grid = patch_grid(image_size, patch_size)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.has_dynamic_image_size = dynamic_image_size
+        self.sites = vit_sites(embed_dim, depth)
+        wiring = wire(connection, self.sites)
+
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], embed_dim))
+        self.register_tokens = nn.Parameter(torch.empty(1, registers, embed_dim)) if registers else None
+        self.reset_own_parameters()
+        self.patchify = nn.Conv2d(in_channels, embed_dim, patch_size, stride=patch_size)
+        self.begin = wiring.begin
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(embed_dim, num_heads, qk_norm=qk_norm),
+                Mlp(embed_dim, hidden_width(embed_dim, mlp_ratio), dropout=mlp_dropout),
+                wiring.at[f"blocks.{block}.attn"],
+                wiring.at[f"blocks.{block}.mlp"],
+                features=embed_dim,
+                affine_norm=affine_norm,
+                layer_scale=layer_scale,
+                drop_path=drop_path,
+                perturbation=perturbation,
+            )
+            for block in range(depth)
+        )
+        self.end = wiring.end
+        self.classifier = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [batch, num_classes] of ``images`` [batch, in_channels, height, width].
+
+        Raises:
+            UsageError: for images of another size or number of channels than the model was made for.
+        """
+        tokens = self.features(images)
+        if self.pool == "token":
+            return self.classifier(tokens[:, 0])
+        grid = patch_grid((images.shape[2], images.shape[3]), self.patch_size)
+        return self.classifier(tokens[:, 1 : 1 + grid[0] * grid[1]].mean(1))
+
+    def features(self, images: Tensor) -> Tensor:
+        """All tokens after the last block [batch, 1 + patches + registers, embed_dim], before pool and norm."""
+        stream = self.begin.expand(self.embed(images))
+        for block in self.blocks:
+            stream = run_checkpointed(block, stream) if self.gradient_checkpointing else block(stream)
+        return self.end.reduce(stream)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The tokens that the trunk begins with: cls, patches with their positions, registers."""
+        positions = interpolate_positions(self.pos_embed, self.grid, self._grid_of(images))
+        patches = self.patchify(images).flatten(2).transpose(1, 2) + positions
+        parts = [self.cls_token.expand(len(images), -1, -1), patches]
+        if self.register_tokens is not None:
+            parts.append(self.register_tokens.expand(len(images), -1, -1))
+        # The patches are a transposed view; a stream with such strides would cost per-block compile a second graph.
+        return torch.cat(parts, dim=1).contiguous()
+
+    def resize_positions(self, image_size: ImageSize) -> None:
+        """Fit the model to another image size: its positions become a new, resampled parameter.
+
+        Load a checkpoint at its own image size first, then call this, then build the optimizer.
+
+        Args:
+            image_size: side of the images in pixels, or (height, width).
+
+        Raises:
+            UsageError: where patches do not fill such an image.
+        """
+        grid = patch_grid(image_size, self.patch_size)
+        with torch.no_grad():
+            resampled = interpolate_positions(self.pos_embed, self.grid, grid)
+        self.pos_embed = nn.Parameter(resampled.detach().clone(), requires_grad=self.pos_embed.requires_grad)
+        self.grid = grid
+
+    def reset_own_parameters(self) -> None:
+        nn.init.zeros_(self.cls_token)
+        nn.init.normal_(self.pos_embed, std=POSITION_STD)
+        if self.register_tokens is not None:
+            # Equal registers would stay equal.
+            nn.init.normal_(self.register_tokens, std=POSITION_STD)
+
+    def _grid_of(self, images: Tensor) -> Grid:
+        """The grid of patches of these images; refuses images that the model was not made for."""
+        channels = self.patchify.in_channels
+        height, width = (side * self.patch_size for side in self.grid)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise UsageError(
+                f"images must be [batch, channels, height, width] with {channels} channels, got {describe(images)}"
+            )
+        if (images.shape[2], images.shape[3]) == (height, width):
+            return self.grid
+        if not self.has_dynamic_image_size:
+            raise UsageError(
+                f"this model was made for images of {height}x{width} pixels, got {images.shape[2]}x{images.shape[3]}; "
+                "resize the images, call resize_positions, or create the model with dynamic_image_size=True"
+            )
+        return patch_grid((images.shape[2], images.shape[3]), self.patch_size)
+
+
+def vit_sites(features: int, depth: int) -> tuple[Site, ...]:
+    """The sites of a ViT, in order: attention, then MLP, of each block."""
+    kinds = ("attn", "mlp")
+    return tuple(
+        Site(
+            name=f"blocks.{block}.{kind}",
+            kind=kind,
+            features=features,
+            index=len(kinds) * block + place,
+            count=len(kinds) * depth,
+            since=len(kinds) * block + place,
+            block=block,
+            blocks=depth,
+        )
+        for block in range(depth)
+        for place, kind in enumerate(kinds)
+    )
+
+
+def hidden_width(embed_dim: int, mlp_ratio: float) -> int:
+    """Hidden width of the MLP.
+
+    Raises:
+        UsageError: where the ratio is no number, or leaves no whole width of 1 or more.
+    """
+    check_sizes(mlp_ratio=mlp_ratio)
+    width = embed_dim * mlp_ratio
+    # Decimal ratios are not exact in binary: 0.1 * 30 is a little more than 3.
+    if width < 1 or abs(width - round(width)) > 1e-6:
+        raise UsageError(f"embed_dim={embed_dim} times mlp_ratio={mlp_ratio} must be a whole width, got {width:g}")
+    return round(width)

@@ -1,0 +1,147 @@
+"""Exact evaluation: each sample counts once, whatever the number of processes and the batch size."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orthostream.errors import UsageError
+from orthostream.training.distributed import World
+
+
+class EvaluationBatches(Protocol):
+    """Batches of one process, and how many samples all processes together must see."""
+
+    total: int
+
+    def __iter__(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts and means over a whole split.
+
+    Args:
+        n: samples counted.
+        top1: correct at first choice.
+        top5: correct among the ``k`` likeliest classes.
+        k: 5, or the number of classes where there are fewer.
+        loss: mean cross entropy in nats, without label smoothing.
+        confusion: ``[true class, predicted class]`` counts, where asked for.
+    """
+
+    n: int
+    top1: int
+    top5: int
+    k: int
+    loss: float
+    confusion: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples correct at first choice."""
+        return self.top1 / self.n
+
+    @property
+    def per_class(self) -> tuple[float | None, ...] | None:
+        """Share correct of each class; None for a class without samples."""
+        if self.confusion is None:
+            return None
+        return tuple(row[i] / sum(row) if sum(row) else None for i, row in enumerate(self.confusion))
+
+    def as_log(self, prefix: str = "val") -> dict[str, float]:
+        """The values under the keys of the log; accuracies are fractions."""
+        return {
+            f"{prefix}/loss": self.loss,
+            f"{prefix}/acc@1": self.top1 / self.n,
+            f"{prefix}/acc@5": self.top5 / self.n,
+            f"{prefix}/n": self.n,
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        plain = {key: value for key, value in asdict(self).items() if value is not None}
+        rates = {"acc@1": self.top1 / self.n, "acc@5": self.top5 / self.n}
+        return plain | rates | ({} if self.confusion is None else {"per_class": self.per_class})
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: EvaluationBatches,
+    world: World,
+    *,
+    with_confusion: bool = False,
+    autocast_dtype: torch.dtype | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Top-1, top-5 and mean cross entropy over a split.
+
+    Args:
+        model: called on images, returns logits ``[batch, classes]``; left in the mode it was in.
+        batches: the share of this process; shares are disjoint and together the whole split.
+        world: the processes.
+        with_confusion: also count predictions by true class.
+        autocast_dtype: compute logits under autocast in this dtype; None: as the weights are.
+        on_batch: told the number of samples after each batch, for a progress bar.
+
+    Returns:
+        The same on every process.
+
+    Raises:
+        UsageError: where the samples counted are not those of the split.
+    """
+    was_training = model.training
+    model.eval()
+    counts = torch.zeros(3, dtype=torch.int64, device=world.device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+    confusion: Tensor | None = None
+    k = 0
+    try:
+        for images, labels in batches:
+            images = images.to(world.device, non_blocking=True)
+            labels = labels.to(world.device, non_blocking=True)
+            with torch.autocast(world.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+                logits = model(images)
+            logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+            k = min(5, logits.shape[1])
+            hits = logits.topk(k, dim=1).indices == labels[:, None]
+            counts += torch.stack([torch.full_like(counts[0], len(labels)), hits[:, 0].sum(), hits.sum()])
+            loss_sum += functional.cross_entropy(logits.double(), labels, reduction="sum")
+            if with_confusion:
+                classes = logits.shape[1]
+                if confusion is None:
+                    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=world.device)
+                confusion += torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
+            if on_batch is not None:
+                on_batch(len(labels))
+    finally:
+        model.train(was_training)
+    return _gathered(counts, loss_sum, confusion, world, world.largest(k), batches.total, with_confusion)
+
+
+def _gathered(
+    counts: Tensor,
+    loss_sum: Tensor,
+    confusion: Tensor | None,
+    world: World,
+    k: int,
+    expected: int,
+    with_confusion: bool,
+) -> Evaluation:
+    n, top1, top5 = (int(count) for count in world.total(counts).tolist())
+    if n != expected:
+        raise UsageError(f"evaluation saw {n} samples of a split of {expected}; the loaders' shares are wrong")
+    if n == 0:
+        raise UsageError("the evaluation split is empty; name a source that has images")
+    table = None
+    if with_confusion:
+        # A process without any sample does not know the number of classes.
+        size = world.largest(0 if confusion is None else confusion.numel())
+        held = confusion if confusion is not None else torch.zeros(size, dtype=torch.int64, device=world.device)
+        classes = round(size**0.5)
+        table = tuple(tuple(row) for row in world.total(held).view(classes, classes).tolist())
+    return Evaluation(n, top1, top5, k, float(world.total(loss_sum)) / n, table)
