@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from locations import GOLDEN
 from safetensors.torch import load_file
 from torch import Tensor
+
+from locations import GOLDEN
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from golden import deviations
+
 TESTS = Path(__file__).resolve().parent
 
 
@@ -18,7 +20,6 @@ def main() -> int:
     """Run, print, and return the exit code of the tests."""
     # Slow ones too; in this process, so that the comparisons arrive in the list below.
     code = pytest.main([str(TESTS), "-k", "golden", "-m", "not gpu", "-p", "no:cacheprovider", "-q"])
-    from golden import deviations
 
     ordered = sorted(deviations, key=lambda deviation: deviation.file)
     print(f"\n{'golden file':<44} {'tensors':>8} {'largest difference':>19} {'of its tolerance':>17}")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from analysis.trunks import made
 from torch.nn.parallel import DistributedDataParallel
 
+from analysis.trunks import made
 from orthostream.analysis import Recording
 
 

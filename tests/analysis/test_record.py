@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from analysis.trunks import KINDS, WIDTH, made
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import orthostream
+from analysis.trunks import KINDS, WIDTH, made
 from orthostream import connections
 from orthostream.analysis import Recording, record
 from orthostream.analysis.metrics import METRICS, site_metrics
@@ -132,9 +132,15 @@ def test_inference_mode_around_one_recording_does_not_spoil_the_next() -> None:
     assert recording.collect()
 
 
+@pytest.mark.parametrize(("choice", "checkpointed"), [("linear", False), ("orthogonal", True), ("rezero", False)])
+def test_compiled_model_needs_one_graph_more(choice: str, checkpointed: bool) -> None:
+    assert_one_graph_more(choice, checkpointed, "aot_eager")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("choice", ["linear", "orthogonal", "rescale_stream", "hyper_connections"])
-def test_compiled_model_needs_one_graph_more(choice: str, checkpointed: bool) -> None:
+def test_every_compiled_model_needs_one_graph_more(choice: str, checkpointed: bool) -> None:
     assert_one_graph_more(choice, checkpointed, "aot_eager")
 
 
@@ -146,7 +152,7 @@ def test_inductor_needs_one_graph_more(checkpointed: bool) -> None:
 
 def assert_one_graph_more(choice: str, checkpointed: bool, backend: str) -> None:
     torch._dynamo.reset()
-    trunk, x = made(choice, checkpointed=checkpointed)
+    trunk, x = made(choice, depth=2, checkpointed=checkpointed)
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(trunk, backend=counter, fullgraph=True)
     recording = Recording(compiled)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orthostream.analysis.log_keys import as_log
+from orthostream.analysis.log_keys import PLACE, as_log
 from orthostream.analysis.metrics import METRICS, site_metrics
 from orthostream.analysis.text_table import aligned
 from orthostream.connections.base import Connection
@@ -169,9 +169,9 @@ class SiteTable(list[dict[str, Any]]):
         super().__init__(rows)
 
     def __str__(self) -> str:
-        names = list(dict.fromkeys(name for row in self for name in row if name not in {"site", "kind", "block"}))
+        names = list(dict.fromkeys(name for row in self for name in row if name not in PLACE))
         cells = [[row["site"], *(f"{row[name]:.4g}" if name in row else "" for name in names)] for row in self]
-        return aligned(["site", *names], cells)
+        return aligned(["site", *names], cells, "l" + "r" * len(names))
 
 
 def _writers(module: nn.Module) -> Iterator[tuple[str, Connection]]:

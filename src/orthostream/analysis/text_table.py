@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A table of text: columns two spaces apart, the first ``left`` ones flush left, the others flush right.
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], flush: str) -> str:
+    """A table of text with columns two spaces apart.
 
     Args:
         header: one title a column.
         rows: one cell a column; each row as long as the header.
-        left: how many columns hold words rather than numbers.
+        flush: one letter a column, "l" for flush left (words) or "r" for flush right (numbers).
 
     Returns:
         The lines, joined, without trailing blanks.
@@ -19,8 +19,8 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int =
 
     def line(cells: Sequence[str]) -> str:
         padded = (
-            cell.ljust(width) if position < left else cell.rjust(width)
-            for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(width) if side == "l" else cell.rjust(width)
+            for cell, width, side in zip(cells, widths, flush, strict=True)
         )
         return "  ".join(padded).rstrip()
 

@@ -60,14 +60,17 @@ class Site:
 class Components:
     """The pieces of one write that the paper's statistics are taken from.
 
+    The parts are those of the raw update where a rule takes them as they are (or drops one), and scaled where it
+    scales them.
+
     Args:
-        parallel: the parallel part of the update as this connection applies it.
-        orthogonal: the orthogonal part as this connection applies it.
+        parallel: the part of the update along the stream, of the shape of the update.
+        orthogonal: the rest of the update.
         applied: what takes the place of the update in the cosine with the stream.
-        axis: axis of the vectors.
+        axis: axis of the vectors whose norms are taken.
         eps: added to squared norms, or their lower bound.
         clamp: whether eps is a lower bound (base linear) or added (base orthogonal).
-        extras: further numbers of this rule, each a tensor of one element.
+        extras: further numbers of this rule by name, each a tensor of one element.
     """
 
     parallel: Tensor
@@ -89,22 +92,32 @@ class Connection(nn.Module, ABC):
 
     Args:
         site: the facts about the place; by hand, ``None`` means all four verbs on one object.
+
+    Example:
+        >>> import torch
+        >>> class Halved(Connection):
+        ...     def write(self, stream, update, note=None):
+        ...         return stream + update / 2
+        >>> Halved()(torch.ones(2), branch=lambda x: 4 * x)
+        tensor([3., 3.])
     """
 
     # What kind of stream this rule carries; sites of one trunk must agree.
     layout: tuple[object, ...] = ("plain",)
     # True where the projection or mixing sees other tokens than its own; such a rule is never causal.
     mixes_tokens: bool = False
-    # eps as a lower bound of the squared norm (base linear) or added to it (base orthogonal).
+    # How the update is split for statistics: over the axes `dim`, with eps as a lower bound of the squared norm
+    # (base linear) or added to it (base orthogonal).
     clamp: bool = True
     eps: float = 1e-6
-    # Options that a user may set, as given to `create`; for rebuilding at another site and for messages.
+    # Name and options as given to `create`; for rebuilding at another site.
     spec: tuple[str, dict[str, Any]] | None = None
 
     def __init__(self, site: Site | None = None) -> None:
         super().__init__()
         self.site = site if site is not None else Site()
         self.axis = self.site.axis
+        self.dim: Axes = self.axis
 
     def expand(self, x: Tensor) -> Stream:
         """Begin the stream from the embedded input ``x``."""
@@ -142,10 +155,5 @@ class Connection(nn.Module, ABC):
 
     def components(self, stream: Stream, update: Tensor) -> Components:
         """The pieces that statistics are taken from; for analysis only, no part of the four verbs."""
-        parallel, orthogonal = decompose(self.summary(stream), update, self.axis, self.eps, clamp=self.clamp)
+        parallel, orthogonal = decompose(self.summary(stream), update, self.dim, self.eps, clamp=self.clamp)
         return Components(parallel, orthogonal, update, self.axis, self.eps, self.clamp)
-
-
-def axes_mix_tokens(dim: Axes, axis: int) -> bool:
-    """Whether inner products over ``dim`` reach beyond the feature axis."""
-    return dim != axis and dim != (axis,)

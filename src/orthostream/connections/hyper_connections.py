@@ -21,6 +21,17 @@ class Mixed(NamedTuple):
     write_weights: Tensor
 
 
+class Coefficients(NamedTuple):
+    """The weights of one site for each token or pixel; the mixing acts from the left on the axis of streams.
+
+    Shapes: ``read`` [..., n], ``mixing`` [..., n, n], ``write`` [..., n]; ``X' = mixing X + write (outer) update``.
+    """
+
+    read: Tensor
+    mixing: Tensor
+    write: Tensor
+
+
 class HyperConnections(Connection):
     """``u = sum_i A_m,i X_i``; ``X' = A_r^T X + b (outer) f(u)``, on n streams of the width of the model.
 
@@ -28,17 +39,29 @@ class HyperConnections(Connection):
     ``b = s_b act(N w_b) + static_beta``; ``act`` is tanh or nothing. expand repeats the input on n streams, reduce
     sums them. At its start the rule is the plain residual, up to the factor n that the final norm removes.
 
+    Coefficients and mixing are computed in float32 (float64 for a float64 stream) with autocast off. A stream of half
+    precision is rounded after the mixing and again after the update.
+
     Args:
         site: the place in the trunk; needs its ``features`` where coefficients are dynamic. Its ``index`` picks
             the stream that is read at first.
-        streams: n, how many streams.
+        streams: n, how many streams; they are the axis before the features, ``[B, T, n, C]`` or ``[B, n, C, H, W]``.
         dynamic: whether coefficients depend on the stream.
         tanh: whether the dynamic part is bounded.
         norm: of each stream before the dynamic part: ``rms`` (reference code) or ``layer`` (paper).
         scale: first value of the two gates of the dynamic part.
 
     Raises:
-        UsageError: for less than one stream, or an unknown norm.
+        UsageError: for less than one stream, an unknown norm, or a dynamic rule at a site of unknown width.
+
+    Example:
+        >>> import torch
+        >>> connection = HyperConnections(streams=2, dynamic=False)
+        >>> stream = connection.expand(torch.tensor([[1.0, 2.0, 3.0]]))
+        >>> branch_input, note = connection.read(stream)
+        >>> stream = connection.write(stream, branch_input, note)
+        >>> connection.reduce(stream).tolist()
+        [[4.0, 8.0, 12.0]]
 
     Reference:
         Zhu et al., Hyper-Connections, ICLR 2025, arXiv:2409.19606, equations 1 to 14.
@@ -60,15 +83,17 @@ class HyperConnections(Connection):
         if norm not in get_args(Norm):
             raise UsageError(unknown("norm of hyper_connections", norm, get_args(Norm)))
         self.streams, self.scale, self.norm = streams, float(scale), norm
-        self.is_bounded = tanh
+        self.is_dynamic, self.is_bounded = dynamic, tanh
         self.layout = ("streams", streams)
-        self.is_dynamic = dynamic
-        features = self.site.features
-        if "write" not in self.site.verbs:
+        # Streams stand just before the features: -2 in [B, T, n, C], 1 in [B, n, C, H, W].
+        self.streams_axis = -2 if self.axis == -1 else self.axis
+        self.writes = "write" in self.site.verbs
+        if not self.writes:
             return
         self.static_alpha = nn.Parameter(torch.empty(streams, 1 + streams))
         self.static_beta = nn.Parameter(torch.empty(streams))
         if dynamic:
+            features = self.site.features
             if features is None:
                 raise UsageError(
                     "dynamic hyper_connections need the width of the stream: "
@@ -84,73 +109,70 @@ class HyperConnections(Connection):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        if "write" not in self.site.verbs:
+        if not self.writes:
             return
         with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.zero_()
             # An uneven read breaks the symmetry between streams; equal parameters would keep them equal.
-            self.static_alpha.zero_()
             self.static_alpha[self.site.index % self.streams, 0] = 1
             self.static_alpha[:, 1:].fill_diagonal_(1)
             self.static_beta.fill_(1)
             if self.is_dynamic:
                 self.dynamic_alpha_scale.fill_(self.scale)
                 self.dynamic_beta_scale.fill_(self.scale)
-                for zeroed in (self.dynamic_alpha_fn, self.dynamic_beta_fn, self.norm_gamma, self.norm_bias):
-                    if zeroed is not None:
-                        zeroed.zero_()
-
-    @property
-    def _streams_axis(self) -> int:
-        """Streams stand just before the features: [B, T, n, C] and [B, n, C, H, W]."""
-        return -2 if self.axis == -1 else self.axis
 
     def expand(self, x: Tensor) -> Stream:
         axis = x.ndim - 1 if self.axis == -1 else self.axis
         return x.unsqueeze(axis).expand(*x.shape[:axis], self.streams, *x.shape[axis:]).contiguous()
 
     def read(self, stream: Stream, norm: Callable[[Any], Any] = identity) -> tuple[Any, Note]:
-        # Coefficients and mixing stay out of autocast, or every site would round the streams.
+        # Under autocast every site would round the streams.
         with torch.autocast(stream.device.type, enabled=False):
-            rows = self._rows(stream)
-            alpha, beta = self._coefficients(rows)
-            read_weights, mixing = alpha[..., 0], alpha[..., 1:]
-            branch_input = (read_weights.unsqueeze(-2) @ rows).squeeze(-2)
-            mixed = mixing.transpose(-1, -2) @ rows
-            note = Mixed(self._maps(mixed.to(stream.dtype)), beta)
-            return norm(self._map(branch_input.to(stream.dtype))), note
+            rows = self._to_rows(stream)
+            weights = self._coefficients(rows)
+            branch_input = (weights.read.unsqueeze(-2) @ rows).squeeze(-2)
+            if self.axis != -1:
+                branch_input = branch_input.movedim(-1, self.axis)
+            mixed = self._from_rows(weights.mixing @ rows)
+        return norm(branch_input.to(stream.dtype)), Mixed(mixed.to(stream.dtype), weights.write)
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
-        assert isinstance(note, Mixed), "write needs the note that read returned"
-        weights, wide = note.write_weights, update.to(note.write_weights.dtype)
-        if self.axis == 1:
-            spread = weights.movedim(-1, 1).unsqueeze(2) * wide.unsqueeze(1)
-        else:
-            spread = weights.unsqueeze(-1) * wide.unsqueeze(-2)
+        if not isinstance(note, Mixed):
+            raise UsageError("hyper_connections write with what read computed: pass the note that read returned")
+        # [B, T, n, 1] beside [B, T, 1, C], or [B, n, 1, H, W] beside [B, 1, C, H, W]
+        weights = self._from_rows(note.write_weights.unsqueeze(-1))
+        spread = weights * update.to(weights.dtype).unsqueeze(self.streams_axis)
         return (note.streams + spread).to(stream.dtype)
 
     def reduce(self, stream: Stream) -> Tensor:
-        result: Tensor = stream.sum(self._streams_axis)
+        result: Tensor = stream.sum(self.streams_axis)
         return result
 
     def summary(self, stream: Stream) -> Tensor:
-        result: Tensor = stream.mean(self._streams_axis)
+        result: Tensor = stream.mean(self.streams_axis)
         return result
 
-    def _coefficients(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """``[A_m | A_r]`` of shape [..., n, 1+n] and ``b`` of shape [..., n]."""
+    def coefficients(self, stream: Stream) -> Coefficients:
+        """The weights with which this site reads, mixes and writes a stream; in float32 or float64."""
+        with torch.autocast(stream.device.type, enabled=False):
+            return self._coefficients(self._to_rows(stream))
+
+    def _coefficients(self, rows: Tensor) -> Coefficients:
         dtype = rows.dtype
         alpha, beta = self.static_alpha.to(dtype), self.static_beta.to(dtype)
-        if not self.is_dynamic:
-            return alpha.expand(*rows.shape[:-2], *alpha.shape), beta.expand(*rows.shape[:-2], *beta.shape)
-        normed = self._normed(rows)
-        dynamic_alpha = normed @ self.dynamic_alpha_fn.to(dtype)
-        dynamic_beta = normed @ self.dynamic_beta_fn.to(dtype)
-        if self.is_bounded:
-            dynamic_alpha, dynamic_beta = dynamic_alpha.tanh(), dynamic_beta.tanh()
-        return (
-            self.dynamic_alpha_scale.to(dtype) * dynamic_alpha + alpha,
-            self.dynamic_beta_scale.to(dtype) * dynamic_beta + beta,
-        )
+        if self.is_dynamic:
+            normed = self._normed(rows)
+            dynamic_alpha = normed @ self.dynamic_alpha_fn.to(dtype)
+            dynamic_beta = normed @ self.dynamic_beta_fn.to(dtype)
+            if self.is_bounded:
+                dynamic_alpha, dynamic_beta = dynamic_alpha.tanh(), dynamic_beta.tanh()
+            alpha = self.dynamic_alpha_scale.to(dtype) * dynamic_alpha + alpha
+            beta = self.dynamic_beta_scale.to(dtype) * dynamic_beta + beta
+        else:
+            alpha, beta = alpha.expand(*rows.shape[:-2], *alpha.shape), beta.expand(*rows.shape[:-2], *beta.shape)
+        # Stored from source (row) to target (column), as in the paper.
+        return Coefficients(alpha[..., 0], alpha[..., 1:].transpose(-1, -2), beta)
 
     def _normed(self, rows: Tensor) -> Tensor:
         gain = 1 + self.norm_gamma.to(rows.dtype)
@@ -159,16 +181,13 @@ class HyperConnections(Connection):
             return functional.layer_norm(rows, (width,), gain, self.norm_bias.to(rows.dtype), 1e-5)
         return functional.normalize(rows, dim=-1, eps=1e-12) * width**0.5 * gain
 
-    def _rows(self, stream: Tensor) -> Tensor:
+    def _to_rows(self, stream: Tensor) -> Tensor:
         """Streams and features as the last two axes, in float32 at least."""
         wide = stream.to(torch.promote_types(stream.dtype, torch.float32))
-        return wide if self.axis == -1 else wide.movedim((1, 2), (-2, -1))
+        return wide if self.axis == -1 else wide.movedim((self.axis, self.axis + 1), (-2, -1))
 
-    def _maps(self, rows: Tensor) -> Tensor:
-        return rows if self.axis == -1 else rows.movedim((-2, -1), (1, 2))
-
-    def _map(self, rows: Tensor) -> Tensor:
-        return rows if self.axis == -1 else rows.movedim(-1, 1)
+    def _from_rows(self, rows: Tensor) -> Tensor:
+        return rows if self.axis == -1 else rows.movedim((-2, -1), (self.axis, self.axis + 1))
 
     def extra_repr(self) -> str:
         return f"streams={self.streams}, dynamic={self.is_dynamic}, tanh={self.is_bounded}, norm={self.norm}"

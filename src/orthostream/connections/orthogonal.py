@@ -1,9 +1,15 @@
 """The orthogonal residual update."""
 
+import math
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from orthostream.connections.base import Connection, Site, axes_mix_tokens
+from orthostream.connections.base import Connection, Site
+from orthostream.connections.projection import axes_mix_tokens, checked_eps, reduction_axes
+from orthostream.errors import UsageError
 from orthostream.ops import orthogonal_update
 from orthostream.shapes import Axes, Note, Stream
 
@@ -17,25 +23,36 @@ class Orthogonal(Connection):
             "global" form give the axes: ``(1, 2, 3)`` on maps, ``(1, 2)`` on tokens; the latter lets a token
             see all others.
         eps: added to the squared norm.
-        strength: 0 is the plain sum, 1 the orthogonal update. Kept in a buffer, so that
-            ``connection.strength.fill_(value)`` changes it between steps without a new compilation.
+        strength: how much of the parallel part is removed: 0 is the plain sum, 1 the orthogonal update. Kept in a
+            float32 buffer of shape ``()``, outside the state dict, so that ``connection.strength.fill_(value)``
+            changes it between steps without a new compilation.
+
+    Raises:
+        UsageError: for a negative eps, a strength that is not finite, or axes that are no axes.
+
+    Example:
+        >>> import torch
+        >>> connection = Orthogonal()
+        >>> connection.write(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 3.0]]))
+        tensor([[2.0000, 3.0000]])
 
     Reference:
         Oh et al., Orthogonal Residual Updates, NeurIPS 2025, arXiv:2505.11881, equations 3 to 5.
     """
 
     clamp = False
+    strength: Tensor
 
     def __init__(
         self, site: Site | None = None, *, dim: Axes | None = None, eps: float = 1e-6, strength: float = 1.0
     ) -> None:
         super().__init__(site)
-        self.dim = self.axis if dim is None else dim if isinstance(dim, int) else tuple(dim)
-        self.eps = float(eps)
+        self.dim, self.eps = reduction_axes(dim, self.axis), checked_eps(eps)
         self.mixes_tokens = axes_mix_tokens(self.dim, self.axis)
+        if not math.isfinite(strength):
+            raise UsageError(f"strength is the share of the parallel part that is removed, a number; got {strength}")
         self.initial_strength = float(strength)
-        self.strength: Tensor
-        self.register_buffer("strength", torch.empty(()), persistent=False)
+        self.register_buffer("strength", torch.empty((), dtype=torch.float32), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -43,6 +60,14 @@ class Orthogonal(Connection):
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
         return orthogonal_update(stream, update, self.dim, self.eps, self.strength)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `model.bfloat16()` is meant for weights; it would turn a strength of 0.3 into 0.30078125.
+        dial = self.strength
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.strength.dtype != dial.dtype:
+            self.strength = dial.to(self.strength.device)
+        return self
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, eps={self.eps:g}, strength={self.initial_strength:g}"

@@ -1,5 +1,6 @@
 """A learned scale on the stream itself, beside the orthogonal part of the update."""
 
+from dataclasses import replace
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -7,7 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orthostream.connections.base import Components, Connection, Site
-from orthostream.connections.bases import Base, check_base, mean_squared_norm
+from orthostream.connections.projection import (
+    Base,
+    axes_mix_tokens,
+    checked_eps,
+    is_orthogonal,
+    mean_squared_norm,
+    reduction_axes,
+    widened,
+)
 from orthostream.errors import UsageError, unknown
 from orthostream.ops import decompose
 from orthostream.shapes import Axes, Note, Stream
@@ -30,7 +39,15 @@ class RescaleStream(Connection):
         eps: lower bound of, or added to, the squared norm.
 
     Raises:
-        UsageError: for conv1x1 away from a map, or where the width of the site is not known.
+        UsageError: for an unknown base or mode, a negative eps, axes that are no axes, conv1x1 away from a map,
+            or where the width of its site is not known.
+
+    Example:
+        >>> import torch
+        >>> connection = RescaleStream()
+        >>> _ = connection.rescale_alpha.data.fill_(0.5)
+        >>> connection.write(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0])).tolist()
+        [3.0, 3.0]
 
     Reference:
         The authors' code of arXiv:2505.11881, ``residual_pattern`` rescale_stream.
@@ -46,23 +63,26 @@ class RescaleStream(Connection):
         eps: float = 1e-6,
     ) -> None:
         super().__init__(site)
-        is_orthogonal, self.dim, self.mixes_tokens = check_base(base, dim, self.axis)
-        self.clamp, self.eps = not is_orthogonal, float(eps)
+        self.clamp, self.eps = not is_orthogonal(base), checked_eps(eps)
+        self.dim = reduction_axes(dim, self.axis)
+        self.mixes_tokens = axes_mix_tokens(self.dim, self.axis)
         if mode not in get_args(Mode):
-            raise UsageError(unknown("rescale mode", mode, get_args(Mode)))
-        if mode == "conv1x1" and (self.axis != 1 or self.site.features is None):
-            raise UsageError(
-                f"rescale_stream with mode='conv1x1' mixes the channels of a map and needs their number; site "
-                f"{self.site.name!r} has feature axis {self.axis} and {self.site.features} features. "
-                "Use mode='scalar' on tokens; by hand pass site=Site(axis=1, features=...)"
-            )
+            raise UsageError(unknown("mode of rescale_stream", mode, get_args(Mode)))
         writes = "write" in self.site.verbs
         self.rescale_alpha = nn.Parameter(torch.empty(1)) if writes and mode == "scalar" else None
-        self.rescale_proj: nn.Conv2d | None = None
-        if writes and mode == "conv1x1":
-            width = self.site.features or 0
-            self.rescale_proj = nn.utils.skip_init(nn.Conv2d, width, width, 1, bias=False)
+        self.rescale_proj = self._projection() if mode == "conv1x1" and writes else None
         self.reset_parameters()
+
+    def _projection(self) -> nn.Conv2d:
+        width = self.site.features
+        if self.axis != 1 or width is None:
+            raise UsageError(
+                f"rescale_stream with mode='conv1x1' mixes the channels of a map and needs their number; site "
+                f"{self.site.name!r} has feature axis {self.axis} and {width} features. "
+                "Use mode='scalar' on tokens; by hand pass site=Site(axis=1, features=...)"
+            )
+        # By way of the meta device, since a random start would move the generator on for all that is made later.
+        return nn.Conv2d(width, width, 1, bias=False, device="meta").to_empty(device=torch.get_default_device())
 
     def reset_parameters(self) -> None:
         if self.rescale_alpha is not None:
@@ -71,26 +91,28 @@ class RescaleStream(Connection):
             nn.init.dirac_(self.rescale_proj.weight)
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
-        _, orthogonal = decompose(stream, update, self.dim, self.eps, clamp=self.clamp)
-        return (self._scaled(stream) + orthogonal).to(stream.dtype)
+        wide_stream, wide_update, _ = widened(stream, update)
+        _, orthogonal = decompose(wide_stream, wide_update, self.dim, self.eps, clamp=self.clamp)
+        return (self._scaled(wide_stream) + orthogonal).to(stream.dtype)
 
     def _scaled(self, stream: Tensor) -> Tensor:
         if self.rescale_alpha is not None:
-            return (1 + self.rescale_alpha) * stream
+            return (1 + self.rescale_alpha.to(stream.dtype)) * stream
         assert self.rescale_proj is not None, "a site that is written has its scale"
         # Autocast would round the whole stream to half precision at every site.
         with torch.autocast(stream.device.type, enabled=False):
             return functional.conv2d(stream, self.rescale_proj.weight.to(stream.dtype))
 
     def components(self, stream: Stream, update: Tensor) -> Components:
-        parallel, orthogonal = decompose(stream, update, self.dim, self.eps, clamp=self.clamp)
-        scaled = self._scaled(stream)
-        change = scaled - stream
-        squared = stream.square().sum(self.axis)
+        wide_stream, wide_update, _ = widened(stream, update)
+        raw = super().components(wide_stream, wide_update)
+        scaled = self._scaled(wide_stream)
+        change = scaled - wide_stream
+        squared = wide_stream.square().sum(self.axis)
         squared = squared.clamp_min(self.eps) if self.clamp else squared + self.eps
         squared_scaled = scaled.square().sum(self.axis).clamp_min(self.eps)
-        extras: dict[str, Tensor] = {
-            "f_par_raw_norm2": mean_squared_norm(parallel, self.axis),
+        extras = {
+            "f_par_raw_norm2": mean_squared_norm(raw.parallel, self.axis),
             "scaled_x_norm2": squared_scaled.mean(),
             "stream_scale_ratio": (squared_scaled / squared).mean(),
         }
@@ -99,4 +121,4 @@ class RescaleStream(Connection):
         elif self.rescale_proj is not None:
             norm = self.rescale_proj.weight.norm()
             extras |= {"rescale_mode": squared.new_ones(()), "rescale_conv_weight_norm": norm}
-        return Components(change, orthogonal, change + orthogonal, self.axis, self.eps, self.clamp, extras)
+        return replace(raw, parallel=change, applied=change + raw.orthogonal, extras=extras)

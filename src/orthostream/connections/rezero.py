@@ -1,12 +1,21 @@
 """ReZero: a learned scalar in front of the update, and its constrained form on the unit circle."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from orthostream.connections.base import Components, Connection, Site
-from orthostream.connections.bases import Base, check_base, mean_squared_norm
+from orthostream.connections.projection import (
+    Base,
+    axes_mix_tokens,
+    checked_eps,
+    is_orthogonal,
+    mean_squared_norm,
+    reduction_axes,
+    widened,
+)
 from orthostream.errors import UsageError
 from orthostream.ops import decompose, orthogonal_update
 from orthostream.shapes import Axes, Note, Stream
@@ -21,6 +30,15 @@ class ReZero(Connection):
         dim: axes of the inner products; left out, the feature axis.
         eps: added to the squared norm (orthogonal base).
 
+    Raises:
+        UsageError: for an unknown base, a negative eps, or axes that are no axes.
+
+    Example:
+        >>> import torch
+        >>> connection = ReZero()
+        >>> connection.write(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0])).tolist()
+        [2.0, 0.0]
+
     Reference:
         Bachlechner et al., ReZero is All You Need, UAI 2021, arXiv:2003.04887, equation 1; on the orthogonal
         base: the authors' code of arXiv:2505.11881.
@@ -30,8 +48,10 @@ class ReZero(Connection):
         self, site: Site | None = None, *, base: Base = "linear", dim: Axes | None = None, eps: float = 1e-6
     ) -> None:
         super().__init__(site)
-        self.is_orthogonal, self.dim, self.mixes_tokens = check_base(base, dim, self.axis)
-        self.clamp, self.eps = not self.is_orthogonal, float(eps)
+        self.is_orthogonal, self.eps = is_orthogonal(base), checked_eps(eps)
+        self.clamp, self.dim = not self.is_orthogonal, reduction_axes(dim, self.axis)
+        # The plain base takes no inner product when it writes.
+        self.mixes_tokens = self.is_orthogonal and axes_mix_tokens(self.dim, self.axis)
         self.alpha = nn.Parameter(torch.empty(1)) if "write" in self.site.verbs else None
         self.reset_parameters()
 
@@ -41,21 +61,21 @@ class ReZero(Connection):
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
         assert self.alpha is not None, "a site that is written has its scalar"
-        scaled = self.alpha * update
+        wide_stream, wide_update, dtype = widened(stream, update)
+        scaled = self.alpha.to(dtype) * wide_update
         if self.is_orthogonal:
             # The orthogonal part is linear in the update, so the scalar may go first.
             return orthogonal_update(stream, scaled, self.dim, self.eps)
-        return (stream + scaled).to(stream.dtype)
+        return (wide_stream + scaled).to(stream.dtype)
 
     def components(self, stream: Stream, update: Tensor) -> Components:
         assert self.alpha is not None, "a site that is written has its scalar"
-        parallel, orthogonal = decompose(stream, update, self.dim, self.eps, clamp=self.clamp)
+        pieces = super().components(stream, update)
         if not self.is_orthogonal:
-            extras: dict[str, Tensor] = {"alpha": self.alpha}
-            return Components(parallel, orthogonal, update, self.axis, self.eps, self.clamp, extras)
-        extras = {"alpha": self.alpha, "f_ortho_raw_norm2": mean_squared_norm(orthogonal, self.axis)}
-        scaled = self.alpha * orthogonal
-        return Components(parallel, scaled, scaled, self.axis, self.eps, self.clamp, extras)
+            return replace(pieces, extras={"alpha": self.alpha})
+        scaled = self.alpha * pieces.orthogonal
+        extras = {"alpha": self.alpha, "f_ortho_raw_norm2": mean_squared_norm(pieces.orthogonal, self.axis)}
+        return replace(pieces, orthogonal=scaled, applied=scaled, extras=extras)
 
 
 class ReZeroConstrained(Connection):
@@ -68,7 +88,17 @@ class ReZeroConstrained(Connection):
         dim: axes of the inner products; left out, the feature axis.
         eps: lower bound of, or added to, the squared norm.
         start: first value of theta in radians. 0, the authors' choice, adds only the parallel part at first;
-            ``pi/2`` starts as the orthogonal update, ``pi/4`` as a scaled plain sum.
+            ``pi/2`` starts as the orthogonal update, ``pi/4`` as the plain sum with the update scaled by
+            ``sqrt(1/2)``.
+
+    Raises:
+        UsageError: for an unknown base, a negative eps, axes that are no axes, or an angle that is not finite.
+
+    Example:
+        >>> import torch
+        >>> connection = ReZeroConstrained()
+        >>> connection.write(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0])).tolist()
+        [3.0, 0.0]
 
     Reference:
         The authors' code of arXiv:2505.11881, ``residual_pattern`` rezero_constrained.
@@ -84,8 +114,9 @@ class ReZeroConstrained(Connection):
         start: float = 0.0,
     ) -> None:
         super().__init__(site)
-        self.is_orthogonal, self.dim, self.mixes_tokens = check_base(base, dim, self.axis)
-        self.clamp, self.eps = not self.is_orthogonal, float(eps)
+        self.is_orthogonal, self.eps = is_orthogonal(base), checked_eps(eps)
+        self.clamp, self.dim = not self.is_orthogonal, reduction_axes(dim, self.axis)
+        self.mixes_tokens = axes_mix_tokens(self.dim, self.axis)
         if not math.isfinite(start):
             raise UsageError(f"start is an angle in radians and must be finite, got {start}")
         self.start = float(start)
@@ -97,22 +128,21 @@ class ReZeroConstrained(Connection):
             nn.init.constant_(self.theta, self.start)
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
-        parallel, orthogonal = self._split(stream, update)
-        return (stream + parallel + orthogonal).to(stream.dtype)
-
-    def _split(self, stream: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
         assert self.theta is not None, "a site that is written has its angle"
-        parallel, orthogonal = decompose(stream, update, self.dim, self.eps, clamp=self.clamp)
-        return self.theta.cos() * parallel, self.theta.sin() * orthogonal
+        wide_stream, wide_update, dtype = widened(stream, update)
+        parallel, orthogonal = decompose(wide_stream, wide_update, self.dim, self.eps, clamp=self.clamp)
+        theta = self.theta.to(dtype)
+        return (wide_stream + theta.cos() * parallel + theta.sin() * orthogonal).to(stream.dtype)
 
     def components(self, stream: Stream, update: Tensor) -> Components:
         assert self.theta is not None, "a site that is written has its angle"
-        raw = decompose(stream, update, self.dim, self.eps, clamp=self.clamp)
-        parallel, orthogonal = self._split(stream, update)
-        extras = {"theta": self.theta, "alpha": self.theta.cos(), "beta": self.theta.sin()}
+        raw = super().components(stream, update)
+        cosine, sine = self.theta.cos(), self.theta.sin()
+        parallel, orthogonal = cosine * raw.parallel, sine * raw.orthogonal
+        extras = {"theta": self.theta, "alpha": cosine, "beta": sine}
         applied = update
         if self.is_orthogonal:
             applied = parallel + orthogonal
-            extras["f_par_raw_norm2"] = mean_squared_norm(raw[0], self.axis)
-            extras["f_ortho_raw_norm2"] = mean_squared_norm(raw[1], self.axis)
-        return Components(parallel, orthogonal, applied, self.axis, self.eps, self.clamp, extras)
+            extras["f_par_raw_norm2"] = mean_squared_norm(raw.parallel, self.axis)
+            extras["f_ortho_raw_norm2"] = mean_squared_norm(raw.orthogonal, self.axis)
+        return replace(raw, parallel=parallel, orthogonal=orthogonal, applied=applied, extras=extras)

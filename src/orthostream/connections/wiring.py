@@ -41,9 +41,11 @@ def wire(choice: Choice, sites: Sequence[Site], create: Callable[..., Connection
         The wiring; an instance given as choice is made anew at each site by its name and options.
 
     Raises:
-        UsageError: for a pattern that matches no site, a site that no pattern matches, or rules whose
-            streams differ in kind.
+        UsageError: for a pattern that matches no site, a site that no pattern matches, rules whose streams differ
+            in kind, no site at all, or two of one name.
     """
+    if not sites or len({site.name for site in sites}) < len(sites):
+        raise UsageError(f"a trunk has one site or more, each with its own name, got {[site.name for site in sites]}")
     made = {
         site.name: _make(_resolve(choice, site), replace(site, verbs=frozenset({"read", "write"})), create)
         for site in sites
@@ -63,12 +65,27 @@ def wire(choice: Choice, sites: Sequence[Site], create: Callable[..., Connection
 
 
 def only_blocks(choice: Choice, blocks: Sequence[int], otherwise: Choice = "linear") -> Callable[[Site], Any]:
-    """A choice for the listed blocks of a trunk, counted from 0, and another one for the rest.
+    """A choice for the listed blocks of a trunk, and another one for the rest.
+
+    Args:
+        choice: for all sites of the listed blocks.
+        blocks: indices of blocks, in the order of the network, counted from 0.
+        otherwise: for all other sites.
+
+    Returns:
+        A choice for :func:`wire`: a function of the site.
 
     Raises:
-        UsageError: for an index that the trunk does not have, once its number of blocks is known.
+        UsageError: for an empty list; for an index that the trunk does not have, once its number of blocks is known.
+
+    Example:
+        >>> choose = only_blocks("orthogonal", [0, 2])
+        >>> [choose(Site(block=block, blocks=3)) for block in range(3)]
+        ['orthogonal', 'linear', 'orthogonal']
     """
     listed = frozenset(blocks)
+    if not listed:
+        raise UsageError("the list of blocks is empty; name one block or more, or choose the other rule for all")
 
     def choose(site: Site) -> Any:
         outside = sorted(block for block in listed if not 0 <= block < site.blocks)
@@ -104,6 +121,8 @@ def _make(choice: Any, site: Site, create: Callable[..., Connection]) -> Connect
     if isinstance(choice, str):
         return create(choice, site=site)
     if isinstance(choice, tuple):
+        if len(choice) != 2 or not isinstance(choice[0], str) or not isinstance(choice[1], Mapping):
+            raise UsageError(f"a connection with options is given as (name, {{option: value}}), got {choice!r}")
         name, options = choice
         return create(name, site=site, **options)
     if choice.spec is None:

@@ -1,0 +1,95 @@
+"""Colours and letters of the figures, on light and on dark paper."""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from orthostream.errors import needs_extra
+
+with needs_extra("report"):
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+# Inches; at 160 dots an inch a figure is as wide as a phone held upright can show sharply.
+SIZE = (5.4, 3.5)
+DOTS_PER_INCH = 160
+
+
+@dataclass(frozen=True)
+class Theme:
+    """One set of colours.
+
+    Args:
+        paper: background.
+        ink: letters.
+        faint: axes and grid.
+        groups: one colour a group, told apart with any common colour blindness (after Okabe and Ito).
+        depth: name of the colour map from the first site to the last, without the end that the paper swallows.
+        depth_range: part of that map which is used.
+    """
+
+    paper: str
+    ink: str
+    faint: str
+    groups: tuple[str, ...]
+    depth: str = "viridis"
+    depth_range: tuple[float, float] = (0.0, 0.9)
+
+    def colours(self, count: int) -> list[str]:
+        """One colour a group; they come round again after the last."""
+        return list(islice(cycle(self.groups), count))
+
+
+LIGHT = Theme("#ffffff", "#1f2328", "#c8ccd1", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#4a4a4a"))
+DARK = Theme(
+    "#161b22",
+    "#e6edf3",
+    "#444c56",
+    ("#56b4e9", "#f0913a", "#2fc79a", "#e59fc6", "#f0e442", "#b0b8c0"),
+    depth_range=(0.2, 1.0),
+)
+
+# Beside its colour each group has its own dashes and its own mark.
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
+
+
+def dashes(count: int) -> list[object]:
+    """One pattern of dashes a group."""
+    return list(islice(cycle(DASHES), count))
+
+
+def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes, and nothing that says nothing."""
+    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, facecolor=theme.paper, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(facecolor=theme.paper)
+    axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="semibold", pad=8)
+    axes.set_xlabel(x_label, color=theme.ink, fontsize=9)
+    axes.set_ylabel(y_label, color=theme.ink, fontsize=9)
+    axes.tick_params(colors=theme.ink, labelsize=8.5, color=theme.faint)
+    axes.grid(axis="y", color=theme.faint, linewidth=0.6, alpha=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(theme.faint)
+    return figure, axes
+
+
+def legend(axes: Axes, theme: Theme, handles: list[object], labels: list[str]) -> None:
+    """The names of the groups above the axes, taken literally: a label is no mathematics and hides nothing."""
+    box = axes.legend(
+        handles,
+        labels,
+        loc="best",
+        frameon=True,
+        framealpha=0.8,
+        facecolor=theme.paper,
+        edgecolor="none",
+        labelcolor=theme.ink,
+        fontsize=8.5,
+        handlelength=2.6,
+    )
+    for text, label in zip(box.get_texts(), labels, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
