@@ -22,8 +22,8 @@ from orthostream.ops.orthogonal_update.reference import accumulation_dtype, para
 ONE_ROUNDING = 2.0**-8
 # (atol, rtol) against the authors' float32 values, as their sidecar says.
 FLOAT32 = (2e-5, 1e-5)
-# The authors form bfloat16 products and sums in bfloat16, so their gradients are compared loosely.
-LOOSE = (5e-2, 2e-2)
+# Where the sidecar does not say by how much the authors' bfloat16 arithmetic is off: twice the largest that it says.
+THEIR_ERROR = 0.06
 
 
 def cases_of(file: str) -> list[Any]:
@@ -57,35 +57,25 @@ def test_variant(file: str, name: str) -> None:
     y.backward(tensors[f"{case['layout']}.g"])
 
     assert y.dtype == x.dtype
-    results = {"y": y, "dx": x.grad, "df": f.grad} | {f"d_{key}": value.grad for key, value in learned.items()}
-    compared = {key for key in tensors if key.startswith(f"{name}.") and not key.endswith((".noise", ".s_ref64"))}
+    dtype = accumulation_dtype(x, f)
+    coefficient = parallel_coefficient(x.to(dtype), f.to(dtype), tuple(case["reduce_dims"]), case["eps"])
+    results = {"y": y, "dx": x.grad, "df": f.grad, "s": coefficient}
+    results |= {f"d_{key}": value.grad for key, value in learned.items()}
+    compared = {key for key in tensors if key.startswith(f"{name}.") and not key.endswith(".noise")}
     for key in sorted(compared):
         result = results[key.removeprefix(f"{name}.").removesuffix("_ref64")]
         assert result is not None
-        compare(result, tensors[key], *tolerance(key, result.dtype, file), what=key)
+        compare(result, tensors[key], *tolerance(key, result.dtype, case, file), what=key)
 
 
-def tolerance(key: str, dtype: torch.dtype, file: str) -> tuple[float, float]:
-    """(atol, rtol) of one tensor: float32, one rounding to bfloat16, or the authors' bfloat16 arithmetic."""
-    if file == "bf16" and not key.endswith("_ref64"):
-        return LOOSE
-    if dtype != torch.bfloat16:
-        return FLOAT32
-    # Their value of a bfloat16 gradient was rounded as well.
-    return (2e-5, ONE_ROUNDING) if key.endswith("_ref64") else (2e-5, 2 * ONE_ROUNDING)
-
-
-@pytest.mark.parametrize(("file", "name"), [case for file in ("fp32", "bf16", "mixed") for case in cases_of(file)])
-def test_coefficient(file: str, name: str) -> None:
-    tensors, sidecar = load(f"ortho/connect/{file}")
-    case = sidecar["cases"][name]
-    if f"{name}.s_ref64" not in tensors:
-        pytest.skip("this variant has no coefficient of its own in the golden file")
-    x, f = tensors[f"{case['layout']}.x"], tensors[f"{case['layout']}.f"]
-    dtype = accumulation_dtype(x, f)
-    coefficient = parallel_coefficient(x.to(dtype), f.to(dtype), tuple(case["reduce_dims"]), case["eps"])
-    # Inner products of up to 120 numbers in float32.
-    compare(coefficient, tensors[f"{name}.s_ref64"], 1e-6, 1e-5, what=f"{name}.s")
+def tolerance(key: str, dtype: torch.dtype, case: dict[str, Any], file: str) -> tuple[float, float]:
+    """(atol, rtol): float32 arithmetic, the final rounding of ours, and the error of theirs by the sidecar."""
+    atol, rtol = FLOAT32
+    if dtype == torch.bfloat16:
+        rtol = ONE_ROUNDING
+    if file != "fp32" and not key.endswith("_ref64"):
+        atol += case.get("max_abs_err_of_official_vs_float64", {}).get(key.rpartition(".")[2], THEIR_ERROR)
+    return atol, rtol
 
 
 @pytest.mark.parametrize("name", ["orthogonal_feature", "linear_rezero_constrained", "linear_rescale_scalar"])
@@ -123,13 +113,13 @@ def test_orthogonal_in_float64() -> None:
 
 
 def test_rezero_in_a_transformer_layer() -> None:
-    """The layer of the reference code: attention and MLP without norms, one scalar for both sites."""
+    """The layer of the reference code: attention and GELU MLP without norms, one scalar for both sites."""
     tensors, _ = load("residual/rezero")
     connection = connections.create("rezero").double()
     assert torch.equal(connection.alpha.detach(), tensors["init/resweight"])
     layer = nn.ModuleDict(
         {
-            "self_attn": nn.MultiheadAttention(8, 2),
+            "self_attn": nn.MultiheadAttention(8, 1),
             "linear1": nn.Linear(8, 8),
             "linear2": nn.Linear(8, 8),
         }
@@ -141,7 +131,7 @@ def test_rezero_in_a_transformer_layer() -> None:
     x = tensors["input/x"].requires_grad_()
     attention = layer["self_attn"](x, x, x, need_weights=False)[0]
     first = connection.write(x, attention)
-    mlp = layer["linear2"](layer["linear1"](first).relu())
+    mlp = layer["linear2"](nn.functional.gelu(layer["linear1"](first)))
     stream = connection.write(first, mlp)
     results = {"attention_branch": attention, "after_first_write": first, "mlp_branch": mlp, "stream": stream}
     for key, result in results.items():
@@ -156,7 +146,10 @@ def test_rezero_in_a_transformer_layer() -> None:
 
 HYPER = ["hyper_connections", "hyper_connections_no_tanh", "hyper_connections_layernorm"]
 # (atol relative to the largest value, rtol): float64 differs by the order of sums, float32 by its rounding.
-PRECISIONS = [pytest.param(torch.float64, (1e-13, 1e-9), id="float64"), pytest.param(torch.float32, (2e-5, 0), id="float32")]
+PRECISIONS = [
+    pytest.param(torch.float64, (1e-13, 1e-9), id="float64"),
+    pytest.param(torch.float32, (2e-5, 0), id="float32"),
+]
 
 
 def hyper(file: str, sidecar: dict[str, Any], index: int, dtype: torch.dtype) -> HyperConnections:
@@ -176,7 +169,7 @@ def our_keys(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Golden parameters by our names: no 0-dim tensors, and the gain as its distance from one."""
     found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if "norm_weight" in found:
-        found["norm_gamma"] = found.pop("norm_weight") - ("grad" not in prefix)
+        found["norm_gamma"] = found.pop("norm_weight") - float("grad" not in prefix)
     return {key.replace(".", "_"): value if value.ndim else value.reshape(1) for key, value in found.items()}
 
 

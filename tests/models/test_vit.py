@@ -10,7 +10,7 @@ from torch import Tensor
 
 from orthostream import connections, models
 from orthostream.errors import UsageError
-from orthostream.models.vit import Attention, Mlp
+from orthostream.models.vit_block import Attention, Mlp
 
 MakeTiny = Callable[..., models.ViT]
 

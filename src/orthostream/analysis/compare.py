@@ -254,12 +254,18 @@ class Comparison:
     def table(self) -> str:
         """The comparison as aligned text: values, paired differences, and what is missing."""
         spreads = [(label, self.spread(label, m)) for m in self.measures for label in self.labels]
-        rows = [
-            [s.measure.title, label, str(s.n), str(s), s.measure.unit, s.seeds_text] for label, s in spreads
-        ]
+        rows = [[s.measure.title, label, str(s.n), str(s), s.measure.unit, s.seeds_text] for label, s in spreads]
         parts = [aligned(["measure", "group", "n", "mean ± std", "unit", "each seed"], rows, "llrrll")]
         for label in self.labels[1:]:
-            header = [f"{label} minus {self.baseline}", "n", "mean ± std", "unit", "95 % interval", "seeds", "each seed"]
+            header = [
+                f"{label} minus {self.baseline}",
+                "n",
+                "mean ± std",
+                "unit",
+                "95 % interval",
+                "seeds",
+                "each seed",
+            ]
             pairs = [self.paired(label, m) for m in self.measures]
             rows = [
                 [p.measure.title, str(p.n), str(p), p.measure.difference_unit, p.interval_text, p.verdict, p.seeds_text]

@@ -1,7 +1,7 @@
 """Colours and letters of the figures, on light and on dark paper."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 from orthostream.errors import needs_extra
 
@@ -9,6 +9,7 @@ with needs_extra("report"):
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Inches; at 160 dots an inch a figure is as wide as a phone held upright can show sharply.
 SIZE = (5.4, 3.5)
@@ -35,10 +36,6 @@ class Theme:
     depth: str = "viridis"
     depth_range: tuple[float, float] = (0.0, 0.9)
 
-    def colours(self, count: int) -> list[str]:
-        """One colour a group; they come round again after the last."""
-        return list(islice(cycle(self.groups), count))
-
 
 LIGHT = Theme("#ffffff", "#1f2328", "#c8ccd1", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#4a4a4a"))
 DARK = Theme(
@@ -49,13 +46,8 @@ DARK = Theme(
     depth_range=(0.2, 1.0),
 )
 
-# Beside its colour each group has its own dashes and its own mark.
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
-
-
-def dashes(count: int) -> list[object]:
-    """One pattern of dashes a group."""
-    return list(islice(cycle(DASHES), count))
+# Beside its colour each group has its own dashes; six colours and five dashes make thirty different lines.
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
 def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -63,7 +55,8 @@ def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, 
     figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, facecolor=theme.paper, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.paper)
-    axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="semibold", pad=8)
+    # Titles and labels hold names that users chose: a dollar sign in one is no mathematics.
+    axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="semibold", pad=8, parse_math=False)
     axes.set_xlabel(x_label, color=theme.ink, fontsize=9)
     axes.set_ylabel(y_label, color=theme.ink, fontsize=9)
     axes.tick_params(colors=theme.ink, labelsize=8.5, color=theme.faint)
@@ -76,8 +69,8 @@ def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, 
     return figure, axes
 
 
-def legend(axes: Axes, theme: Theme, handles: list[object], labels: list[str]) -> None:
-    """The names of the groups above the axes, taken literally: a label is no mathematics and hides nothing."""
+def legend(axes: Axes, theme: Theme, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
+    """The names of the lines, taken literally: a label is no mathematics, and none is hidden."""
     box = axes.legend(
         handles,
         labels,

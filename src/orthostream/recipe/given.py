@@ -20,7 +20,7 @@ class Given:
         line: in that file, from 1; None where there are no lines.
         text: the value as it was written, where that may differ from how it is shown.
         needs_no_quotes: given on a command line, where ``name=no`` can only mean the text.
-        unsets: stands for null in the place of an earlier value, which it takes back.
+        replaced: the earlier value whose place it took, if any.
     """
 
     value: Any
@@ -28,7 +28,7 @@ class Given:
     line: int | None = None
     text: str = ""
     needs_no_quotes: bool = False
-    unsets: bool = False
+    replaced: "Given | None" = None
 
     @property
     def source(self) -> str:
@@ -82,13 +82,8 @@ def from_python(value: Any, origin: str) -> Given:
 def merge(under: Given, over: Given) -> Given:
     """``over`` laid upon ``under``: mappings key by key, anything else as a whole."""
     if not (under.is_mapping and over.is_mapping):
-        return over
+        return replace(over, replaced=under)
     merged = dict(under.value)
     for key, item in over.value.items():
-        if key not in merged:
-            merged[key] = item
-        elif item.value is None:
-            merged[key] = replace(item, unsets=True)
-        else:
-            merged[key] = merge(merged[key], item)
+        merged[key] = merge(merged[key], item) if key in merged else item
     return replace(over, value=merged)

@@ -4,96 +4,11 @@ Two sections are open: beside their own fields, ``model`` and ``connection`` tak
 name, inline. Which options there are is said by the tables of models and connections, which a recipe does not know.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, get_type_hints
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-from orthostream.errors import UsageError
-from orthostream.recipe.given import from_python
-from orthostream.recipe.typed import Mismatch, convert
-
-
-class SectionError(UsageError):
-    """Values that a section refuses.
-
-    Args:
-        section: its name, such as ``optimizer``.
-        problems: pairs of field and message.
-    """
-
-    def __init__(self, section: str, problems: list[tuple[str, str]]) -> None:
-        prefix = f"{section}." if section else ""
-        super().__init__("\n".join(f"{prefix}{name}: {message}" for name, message in problems))
-        self.problems = problems
-
-
-def setting(
-    default: Any,
-    meaning: str,
-    *,
-    unit: str = "",
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A field: its default, its meaning in one line, its unit, and the range of its values or items."""
-    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    limits = {words: bound for words, bound in bounds.items() if bound is not None}
-    return field(default=default, metadata={"help": meaning, "unit": unit, "range": limits})
-
-
-def out_of_range(value: Any, limits: dict[str, float]) -> str | None:
-    """What is wrong with a number, or with the items of a tuple; None where nothing is."""
-    if isinstance(value, tuple):
-        return next((problem for item in value if (problem := out_of_range(item, limits))), None)
-    if value is None:
-        return None
-    holds = {
-        "at least": lambda bound: value >= bound,
-        "above": lambda bound: value > bound,
-        "at most": lambda bound: value <= bound,
-        "below": lambda bound: value < bound,
-    }
-    if all(holds[words](bound) for words, bound in limits.items()):
-        return None
-    return f"must be {' and '.join(f'{words} {bound:g}' for words, bound in limits.items())}, got {value}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of a recipe; checks types, ranges and contradictions of its fields when it is made."""
-
-    section: ClassVar[str] = ""
-    # What an entry's signature may have although a recipe cannot set it there, and who sets it.
-    elsewhere: ClassVar[dict[str, str]] = {}
-
-    def __post_init__(self) -> None:
-        problems = []
-        kinds = get_type_hints(type(self))
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Section):
-                continue
-            try:
-                value = convert(from_python(value, self.section or "recipe"), kinds[item.name])
-            except Mismatch as mismatch:
-                problems.append((item.name, str(mismatch)))
-                continue
-            # Lists become tuples and whole numbers floats, so that equal recipes are equal in every form.
-            object.__setattr__(self, item.name, value)
-            if problem := out_of_range(value, item.metadata.get("range", {})):
-                problems.append((item.name, problem))
-        if problems := problems or list(self.contradictions()):
-            raise SectionError(self.section, problems)
-
-    def contradictions(self) -> Iterator[tuple[str, str]]:
-        """Pairs of field and message for values that cannot stand together."""
-        return iter(())
-
-    def idle(self) -> Iterator[tuple[str, str]]:
-        """Pairs of field and reason for fields that the other values leave without effect."""
-        return iter(())
+from orthostream.recipe.section import Section, kinds_of, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +16,7 @@ class ModelRecipe(Section):
     """The network; the options of the named model stand beside these fields."""
 
     section: ClassVar[str] = "model"
-    elsewhere: ClassVar[dict[str, str]] = {
+    elsewhere: ClassVar[Mapping[str, str]] = {
         "num_classes": "comes with the data set",
         "in_channels": "comes with the data set",
         "image_size": "is set as data.image_size",
@@ -143,9 +58,9 @@ class ConnectionRecipe(Section):
         if self.blocks and len(set(self.blocks)) < len(self.blocks):
             yield "blocks", f"lists a block twice: {list(self.blocks)}"
 
-    def idle(self) -> Iterator[tuple[str, str]]:
+    def remarks(self) -> Iterator[tuple[str, str]]:
         if self.probability is None:
-            yield "at_evaluation", "without connection.probability"
+            yield "at_evaluation", "has no effect without connection.probability"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,16 +98,17 @@ class AugmentRecipe(Section):
         if self.mix_probability > 0 and not (self.mixup_alpha or self.cutmix_alpha):
             yield "mix_probability", "needs augment.mixup_alpha or augment.cutmix_alpha above 0"
 
-    def idle(self) -> Iterator[tuple[str, str]]:
+    def remarks(self) -> Iterator[tuple[str, str]]:
         if not self.randaugment_n:
-            yield "randaugment_m", "while augment.randaugment_n is 0"
+            yield "randaugment_m", "has no effect while augment.randaugment_n is 0"
         if not self.mix_probability:
-            yield from ((name, "while augment.mix_probability is 0") for name in ("mixup_alpha", "cutmix_alpha"))
+            for name in ("mixup_alpha", "cutmix_alpha"):
+                yield name, "has no effect while augment.mix_probability is 0"
         if not (self.mix_probability and self.mixup_alpha and self.cutmix_alpha):
-            yield "cutmix_share", "unless both mixup and cutmix are on"
+            yield "cutmix_share", "has no effect unless both mixup and cutmix are on"
         if self.pipeline == "none":
             for name in ("randaugment_n", "randaugment_m", "random_erase"):
-                yield name, "with augment.pipeline none"
+                yield name, "has no effect with augment.pipeline none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +129,9 @@ class OptimizerRecipe(Section):
         if self.name == "sgd" and self.nesterov and not self.momentum:
             yield "nesterov", "needs optimizer.momentum above 0"
 
-    def idle(self) -> Iterator[tuple[str, str]]:
+    def remarks(self) -> Iterator[tuple[str, str]]:
         for name in ("betas", "eps") if self.name == "sgd" else ("momentum", "nesterov"):
-            yield name, f"with optimizer {self.name}"
+            yield name, f"has no effect with optimizer {self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,13 +155,15 @@ class ScheduleRecipe(Section):
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
             yield "decay_epochs", f"must rise, got {list(self.decay_epochs)}"
 
-    def idle(self) -> Iterator[tuple[str, str]]:
+    def remarks(self) -> Iterator[tuple[str, str]]:
         if self.kind != "step":
-            yield from ((name, f"with schedule {self.kind}") for name in ("decay_epochs", "decay_ratio"))
+            for name in ("decay_epochs", "decay_ratio"):
+                yield name, f"has no effect with schedule {self.kind}"
         if not self.warmup_epochs:
-            yield from ((name, "without warm-up epochs") for name in ("warmup", "first_step"))
+            for name in ("warmup", "first_step"):
+                yield name, "has no effect without warm-up epochs"
         if not self.warmup_epochs or self.warmup == "linear":
-            yield "warmup_factor", "without a constant warm-up"
+            yield "warmup_factor", "has no effect without a constant warm-up"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +195,10 @@ class TrainRecipe(Section):
                 f"{self.batch_size / self.accumulate:g}",
             )
 
-    def idle(self) -> Iterator[tuple[str, str]]:
+    def remarks(self) -> Iterator[tuple[str, str]]:
         if not self.compile:
-            yield from ((name, "while train.compile is false") for name in ("compile_mode", "compile_backend"))
+            for name in ("compile_mode", "compile_backend"):
+                yield name, "has no effect while train.compile is false"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,9 +238,9 @@ class LogRecipe(Section):
     project: str = setting("orthostream", "project there")
     progress: Literal["auto", "bar", "lines", "none"] = setting("auto", "on the terminal; auto: a bar on a terminal")
 
-    def idle(self) -> Iterator[tuple[str, str]]:
+    def remarks(self) -> Iterator[tuple[str, str]]:
         if not self.wandb:
-            yield "project", "while log.wandb is false"
+            yield "project", "has no effect while log.wandb is false"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +248,7 @@ class Recipe(Section):
     """Everything that a run needs."""
 
     description: str = setting("", "what the run is; the first line is shown in lists")
-    seed: int = setting(42, "of every random choice", at_least=-(2**63), at_most=2**63 - 1)
+    seed: int = setting(42, "of every random choice", at_least=0, at_most=2**63 - 1)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     connection: ConnectionRecipe = field(default_factory=ConnectionRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -341,7 +260,15 @@ class Recipe(Section):
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     log: LogRecipe = field(default_factory=LogRecipe)
 
+    def remarks(self) -> Iterator[tuple[str, str]]:
+        if self.schedule.warmup_epochs >= self.train.epochs:
+            yield (
+                "schedule.warmup_epochs",
+                f"is {self.schedule.warmup_epochs}, and training ends after {self.train.epochs}: the learning rate "
+                "never leaves the warm-up",
+            )
+
 
 SECTIONS: dict[str, type[Section]] = {
-    name: kind for name, kind in get_type_hints(Recipe).items() if isinstance(kind, type) and issubclass(kind, Section)
+    name: kind for name, kind in kinds_of(Recipe).items() if isinstance(kind, type) and issubclass(kind, Section)
 }

@@ -34,11 +34,13 @@ def convert(given: Given, kind: Any) -> Any:
     if kind is Any:
         return given.plain()
     if origin is Literal:
-        return _choice(given, get_args(kind))
+        return _choice(given, kind)
     if origin in (Union, types.UnionType):
-        return _one_of(given, get_args(kind))
+        return _one_of(given, kind)
     if origin in (tuple, list, Sequence):
         return _sequence(given, kind)
+    if origin is dict:
+        return _mapping(given, kind)
     if kind not in READERS:
         raise Mismatch("can be given from Python only")
     return READERS[kind](given, kind)
@@ -69,7 +71,7 @@ def describe(kind: Any) -> str:
         plural = PLURALS.get(items[0], "values")
         count = "" if get_origin(kind) is not tuple or Ellipsis in items else f"{len(items)} "
         return f"a list of {count}{plural}"
-    return WORDS.get(kind, "a value")
+    return "a mapping" if get_origin(kind) is dict else WORDS.get(kind, "a value")
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
@@ -120,19 +122,20 @@ def _null(given: Given, kind: Any) -> None:
         _refuse(given, kind)
 
 
-def _choice(given: Given, choices: tuple[Any, ...]) -> Any:
+def _choice(given: Given, kind: Any) -> Any:
+    choices = get_args(kind)
     if given.value in choices and not isinstance(given.value, bool):
         return given.value
-    value = _text(given, Literal[choices])
+    value = _text(given, kind)
     if value not in choices:
         raise Mismatch(unknown("value", value, map(str, choices)))
     return value
 
 
-def _one_of(given: Given, members: tuple[Any, ...]) -> Any:
+def _one_of(given: Given, kind: Any) -> Any:
     refusals = []
     # null first: on a command line it would also be a text.
-    for member in sorted(members, key=lambda m: m is not types.NoneType):
+    for member in sorted(get_args(kind), key=lambda m: m is not types.NoneType):
         try:
             return convert(given, member)
         except Mismatch as mismatch:
@@ -140,7 +143,7 @@ def _one_of(given: Given, members: tuple[Any, ...]) -> Any:
     fitting = [mismatch for member, mismatch in refusals if _has_its_form(given, member)]
     if len(fitting) == 1:
         raise fitting[0]
-    _refuse(given, Union[members])
+    _refuse(given, kind)
 
 
 def _has_its_form(given: Given, kind: Any) -> bool:
@@ -163,6 +166,12 @@ def _sequence(given: Given, kind: Any) -> tuple[Any, ...]:
     else:
         items = (items[0],) * len(given.value)
     return tuple(convert(value, item) for value, item in zip(given.value, items, strict=True))
+
+
+def _mapping(given: Given, kind: Any) -> dict[str, Any]:
+    if not isinstance(given.value, dict):
+        _refuse(given, kind)
+    return {key: convert(item, get_args(kind)[1]) for key, item in given.value.items()}
 
 
 READERS: dict[Any, Callable[[Given, Any], Any]] = {
