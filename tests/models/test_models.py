@@ -1,6 +1,7 @@
 """What both families promise, with every connection."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -63,10 +64,13 @@ def test_equal_seeds_give_equal_models(make_tiny: MakeTiny, family: str, connect
         assert torch.equal(value, second.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("connection", connections.names())
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "connection"),
+    [*product(FAMILIES, connections.names()), ("resnet", ("rescale_stream", {"mode": "conv1x1"}))],
+    ids=str,
+)
 def test_meta_construction_ends_like_ordinary_construction(
-    make_tiny: MakeTiny, images: Tensor, family: str, connection: str
+    make_tiny: MakeTiny, images: Tensor, family: str, connection: Any
 ) -> None:
     ordinary = make_tiny(family, connection)
     with torch.device("meta"):

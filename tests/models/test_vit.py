@@ -59,11 +59,20 @@ def test_mlp_has_the_tanh_gelu_and_two_dropouts() -> None:
     expected = mlp.fc2(0.5 * hidden * (1 + inner.tanh()))
     torch.testing.assert_close(mlp(x), expected, atol=1e-13, rtol=1e-13)
     with torch.no_grad():
-        mlp.fc2.weight.zero_()
-        mlp.fc2.bias.fill_(1.0)
-    dropped = mlp.train()(torch.ones(1000, 3, dtype=torch.float64))
-    # what survives the second dropout is doubled
-    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+        for parameter, value in (
+            (mlp.fc1.weight, 0.0),
+            (mlp.fc1.bias, 1.0),
+            (mlp.fc2.weight, 1.0),
+            (mlp.fc2.bias, 0.0),
+        ):
+            parameter.fill_(value)
+    unit = 4 * mlp.act(torch.ones(1, dtype=torch.float64)).item()
+    kept = mlp.train()(torch.zeros(1000, 3, dtype=torch.float64)) / unit
+    # of the seven equal hidden values the first dropout keeps some, each doubled; the second keeps or drops their
+    # sum, doubled again: whole numbers, and zero far more often than all seven dropped at once (0.8 %)
+    torch.testing.assert_close(kept, kept.round(), atol=1e-12, rtol=0.0)
+    assert set(kept.round().int().unique().tolist()) == set(range(8))
+    assert (kept == 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_norms_of_tokens_never_shrink_in_an_orthogonal_trunk(make_tiny: MakeTiny, images: Tensor) -> None:

@@ -22,7 +22,7 @@ with needs_extra("report"):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 # Runs of one setting, one a seed, by the label of the setting.
 Groups = Mapping[str, Sequence[Run]]
@@ -37,19 +37,27 @@ MARKS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼"}
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value of the rows of kind "epoch".
+    """A value that runs record as they go.
 
     Args:
         key: of the row.
         title: of the figure.
         axis: what the vertical axis shows, with its unit.
         scale: what a stored value is multiplied by.
+        by_epoch: whether it stands in the rows of each epoch, or in those of each log interval.
     """
 
     key: str
     title: str
     axis: str
     scale: float = 1.0
+    by_epoch: bool = True
+
+    def points(self, run: Run) -> Line:
+        """Its values over epochs counted from 1, or over optimizer steps; what was not finite is a gap."""
+        rows = [row for row in (run.epochs if self.by_epoch else run.train) if self.key in row]
+        values = [np.nan if row[self.key] is None else self.scale * row[self.key] for row in rows]
+        return [row["epoch"] + 1 if self.by_epoch else row["step"] for row in rows], values
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,10 @@ class Statistic:
 
 
 CURVES = (
-    Quantity("train/epoch_loss", "Training loss", "cross entropy, augmented images (nats)"),
-    Quantity("val/loss", "Validation loss", "cross entropy (nats)"),
     Quantity("val/acc@1", "Validation accuracy", "top-1 accuracy (%)", 100.0),
+    Quantity("val/loss", "Validation loss", "cross entropy (nats)"),
+    Quantity("train/epoch_loss", "Training loss", "cross entropy (nats)"),
+    Quantity("train/grad/global_norm", "Gradient before clipping", "global L2 norm", by_epoch=False),
 )
 
 STREAM_NORM = Statistic("x_norm2", "Norm of the stream", "|x|², squared L2 norm at the site")
@@ -81,15 +90,15 @@ STATISTICS = (STREAM_NORM, PARALLEL, ORTHOGONAL, COSINE)
 
 
 def curve(groups: Groups, quantity: Quantity, theme: Theme = LIGHT) -> Figure:
-    """A quantity over epochs: per group the mean over its runs, and a band from the lowest run to the highest.
+    """A quantity over training: per group the mean over its runs, and a band from the lowest run to the highest.
 
-    A line ends at the last epoch that all runs of its group have.
+    A line has the epochs, or steps, that all runs of its group have.
 
     Raises:
         UsageError: where no run has the quantity.
     """
-    figure, axes = page(theme, quantity.title, "epoch", quantity.axis)
-    if not _draw(axes, groups, theme, lambda run: _over_epochs(run, quantity)):
+    figure, axes = page(theme, quantity.title, "epoch" if quantity.by_epoch else "optimizer step", quantity.axis)
+    if not _draw(axes, groups, theme, quantity.points):
         raise UsageError(f"no run holds {quantity.key!r}; there is no curve to draw")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.margins(x=0.01)
@@ -110,7 +119,7 @@ def profile(groups: Groups, statistic: Statistic, theme: Theme = LIGHT) -> Figur
     sites = max(found, key=lambda series: len(series.sites)).sites
     marks = dict(zip(dict.fromkeys(site.kind for site in sites), cycle(MARKS), strict=False))
     kinds = ", ".join(f"{MARKS[mark]} {kind}" for kind, mark in marks.items())
-    figure, axes = page(theme, f"{statistic.title} at the end", f"block ({kinds})", statistic.axis)
+    figure, axes = page(theme, f"{statistic.title} at the end of training", f"block ({kinds})", statistic.axis)
     for line in _draw(axes, groups, theme, lambda run: _over_sites(run, statistic.metric)):
         for place, value in zip(*line.get_data(), strict=True):
             mark = marks[sites[int(place)].kind]
@@ -142,7 +151,7 @@ def history(
     steps, values, sites = _mean_history(runs, statistic.metric)
     if not steps:
         raise UsageError("no run holds statistics of its stream; train with statistics.interval=50 to record them")
-    figure, axes = page(theme, f"{statistic.title}: {label}", "optimizer step", statistic.axis)
+    figure, axes = page(theme, f"{statistic.title} over training: {label}", "optimizer step", statistic.axis)
     blocks = max(site.block for site in sites)
     shades = colormaps[theme.depth](np.linspace(*theme.depth_range, blocks + 1))
     styles = dict(zip(dict.fromkeys(site.kind for site in sites), cycle(DASHES), strict=False))
@@ -183,8 +192,8 @@ def _draw(axes: Axes, groups: Groups, theme: Theme, read: Callable[[Run], Line])
         if not places:
             continue
         values = np.array([[line[place] for place in places] for line in by_place])
-        mark = "o" if len(places) == 1 else ""
-        lines += axes.plot(places, values.mean(0), mark, color=colour, linestyle=dash, linewidth=1.8, zorder=3)
+        mark = "o" if len(places) == 1 else None
+        lines += axes.plot(places, values.mean(0), color=colour, linestyle=dash, marker=mark, linewidth=1.8, zorder=3)
         if len(values) > 1:
             axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0, zorder=2)
         labels.append(_legend_label(label, runs, len(by_place)))
@@ -196,13 +205,6 @@ def _draw(axes: Axes, groups: Groups, theme: Theme, read: Callable[[Run], Line])
 def _legend_label(label: str, runs: Sequence[Run], drawn: int) -> str:
     unfinished = sum(not run.is_finished for run in runs)
     return f"{label} (n = {drawn}{f', {unfinished} unfinished' if unfinished else ''})"
-
-
-def _over_epochs(run: Run, quantity: Quantity) -> Line:
-    """Values at the end of each epoch, counted from 1; what was not finite is a gap."""
-    rows = [row for row in run.epochs if quantity.key in row]
-    values = [np.nan if row[quantity.key] is None else quantity.scale * row[quantity.key] for row in rows]
-    return [row["epoch"] + 1 for row in rows], values
 
 
 def _over_sites(run: Run, metric: str) -> Line:
@@ -235,6 +237,9 @@ def _set_scale(axes: Axes, low: float, high: float) -> None:
     if low > 0 and high > WIDE * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.3, high * 1.3)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         margin = 0.06 * (high - low) or 0.5
         axes.set_ylim(low - margin, high + margin)

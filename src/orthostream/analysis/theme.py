@@ -11,9 +11,11 @@ with needs_extra("report"):
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Inches; at 160 dots an inch a figure is as wide as a phone held upright can show sharply.
-SIZE = (5.4, 3.5)
-DOTS_PER_INCH = 160
+# Inches. Small, so that letters of 9 points can still be read where a phone shows the figure 360 pixels wide.
+SIZE = (4.5, 3.0)
+DOTS_PER_INCH = 200
+# Dots: width and height of the picture.
+PIXELS = (round(SIZE[0] * DOTS_PER_INCH), round(SIZE[1] * DOTS_PER_INCH))
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1
 
 def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """An empty figure with one pair of axes, and nothing that says nothing."""
-    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, facecolor=theme.paper, layout="constrained")
+    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, facecolor=theme.paper)
     FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.paper)
     # Titles and labels hold names that users chose: a dollar sign in one is no mathematics.
-    axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="semibold", pad=8, parse_math=False)
+    axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", pad=8, parse_math=False)
     axes.set_xlabel(x_label, color=theme.ink, fontsize=9)
     axes.set_ylabel(y_label, color=theme.ink, fontsize=9)
     axes.tick_params(colors=theme.ink, labelsize=8.5, color=theme.faint)

@@ -18,7 +18,9 @@ table: Registry[Splits] = Registry(
     "data set",
     {
         "digits": Entry(digits, "8x8 grey digits, 1,437 + 360, ships with scikit-learn", "UCI, 1998"),
-        "cifar10": Entry(cifar10, "32x32 RGB, 10 classes, 50,000 + 10,000: parquet, hub or archive", "Krizhevsky, 2009"),
+        "cifar10": Entry(
+            cifar10, "32x32 RGB, 10 classes, 50,000 + 10,000: parquet, hub or archive", "Krizhevsky, 2009"
+        ),
         "cifar100": Entry(
             cifar100, "32x32 RGB, 100 fine classes, 50,000 + 10,000: parquet, hub or archive", "Krizhevsky, 2009"
         ),

@@ -20,6 +20,16 @@ with needs_extra("vision"):
 
 SIZE = 32
 OFFICIAL = {"train": 50_000, "test": 10_000}
+CLASSES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CLASSES_100 = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Cifar:
 
 CIFAR10 = Cifar(
     name="cifar10",
-    classes=tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+    classes=tuple(CLASSES_10.split()),
     label_column="label",
     hub_id="uoft-cs/cifar10",
     archive="cifar-10-batches-py",
@@ -60,15 +70,7 @@ CIFAR10 = Cifar(
 
 CIFAR100 = Cifar(
     name="cifar100",
-    classes=tuple(
-        """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
-        castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-        elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
-        man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
-        pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-        skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-        tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
-    ),
+    classes=tuple(CLASSES_100.split()),
     label_column="fine_label",
     hub_id="uoft-cs/cifar100",
     archive="cifar-100-python",
@@ -149,7 +151,9 @@ def _folder(kind: Cifar, source: str) -> tuple[Path, tuple[str, ...]]:
         _check_folder(kind, path)
         return path, ()
     if path.exists():
-        raise DataError(f"data.source {source!r} is a file; give the folder that holds it (an archive: unpack it first)")
+        raise DataError(
+            f"data.source {source!r} is a file; give the folder that holds it (an archive: unpack it first)"
+        )
     if hub.is_hub_id(source):
         return hub.download(source)
     raise DataError(f"data.source {source!r} is no folder ({path.absolute()}); {_how_to_get(kind)}")
@@ -157,7 +161,7 @@ def _folder(kind: Cifar, source: str) -> tuple[Path, tuple[str, ...]]:
 
 def _check_folder(kind: Cifar, folder: Path) -> None:
     try:
-        has_data = (folder / kind.archive).is_dir() or any(folder.glob("**/*.parquet"))
+        has_data = (folder / kind.archive).is_dir() or any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
     if not has_data:

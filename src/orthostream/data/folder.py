@@ -162,7 +162,7 @@ def _images_below(split: Path, name: str, ignored: Ignored) -> list[str]:
                 else:
                     waiting.append(Path(entry.path))
             elif entry.name.lower().endswith(ENDINGS):
-                found.append(os.path.relpath(entry.path, split))
+                found.append(entry.path.removeprefix(f"{split}{os.sep}"))
             else:
                 ignored.no_images.append(printable(entry.path))
     return sorted(found)

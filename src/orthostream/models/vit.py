@@ -147,8 +147,9 @@ class ViT(Model):
         parts = [self.cls_token.expand(len(images), -1, -1), patches]
         if self.register_tokens is not None:
             parts.append(self.register_tokens.expand(len(images), -1, -1))
-        # The patches are a transposed view; a stream with such strides would cost per-block compile a second graph.
-        return torch.cat(parts, dim=1).contiguous()
+        # The patches are a transposed view. cat copies them into a contiguous stream: with strides that change at
+        # the first write, blocks compiled one by one would need a second graph.
+        return torch.cat(parts, dim=1)
 
     def resize_positions(self, image_size: ImageSize) -> None:
         """Fit the model to another image size: its positions become a new, resampled parameter.

@@ -1,7 +1,7 @@
 """The options of an open section, checked against the signature of the thing that the section names."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orthostream.errors import unknown
@@ -18,12 +18,20 @@ def entry_options(section: type[Section], table: Registry[Any], name: str) -> di
     """What a recipe can set of a table's entry: its keyword-only arguments, without those set elsewhere."""
     evaluated = inspect.signature(table[name].make, eval_str=True).parameters
     taken = own_fields(section) | set(section.elsewhere)
-    return {key: evaluated[key] for key in table.options(name) if key not in taken and can_be_given(kind_of(evaluated[key]))}
+    return {
+        key: evaluated[key] for key in table.options(name) if key not in taken and can_be_given(kind_of(evaluated[key]))
+    }
 
 
 def kind_of(option: inspect.Parameter) -> Any:
     """The annotation of an option; anything goes where there is none."""
     return Any if option.annotation is inspect.Parameter.empty else option.annotation
+
+
+def unknown_key(key: str, where: str, known: Iterable[str]) -> str:
+    """Message for a key that is not in a list: where it stands, the nearest names, the whole list."""
+    head = f"unknown key {key!r}"
+    return f"{head} {where}{unknown('key', key, known).removeprefix(head)}"
 
 
 class OptionCheck:
@@ -43,12 +51,14 @@ class OptionCheck:
         """The value of an option, of its declared type.
 
         Raises:
-            Mismatch: for a wrong type.
-            KeyError: with a message, for an option that the thing does not have.
+            Mismatch: for an option that the thing does not have, or a wrong type.
         """
         if option not in self.known:
-            raise KeyError(self._stranger(option, given))
-        return convert(given, kind_of(self.known[option]))
+            raise Mismatch(self._stranger(option, given))
+        try:
+            return convert(given, kind_of(self.known[option]))
+        except Mismatch as mismatch:
+            raise Mismatch(f"{self.section.section}.{option}: {mismatch}") from None
 
     def is_taken_back(self, option: str, given: Given) -> bool:
         """Whether null was given in order to forget an earlier value."""
@@ -59,9 +69,7 @@ class OptionCheck:
     def missing(self, given: Mapping[str, Any]) -> list[str]:
         """Options without a default that were not given."""
         return [
-            key
-            for key, option in self.known.items()
-            if option.default is inspect.Parameter.empty and key not in given
+            key for key, option in self.known.items() if option.default is inspect.Parameter.empty and key not in given
         ]
 
     def _stranger(self, option: str, given: Given) -> str:
@@ -71,10 +79,10 @@ class OptionCheck:
         owner = self._earlier_owner(option)
         if owner is not None:
             return (
-                f"{place} is an option of {kind} {owner!r}, but {self.name.source} chose {name!r}, which has no such "
-                f"option; take it back with {place}=null on the command line, or remove it here"
+                f"{place} is an option of {kind} {owner!r}, but {name!r} was chosen ({self.name.source}), which has no "
+                f"such option; take it back with {place}=null on the command line, or remove it here"
             )
-        return _unknown_key(option, f"of {kind} {name!r}", {*self.known, *own_fields(self.section)})
+        return unknown_key(option, f"for {kind} {name!r}", {*self.known, *own_fields(self.section)})
 
     def _earlier_owner(self, option: str) -> str | None:
         """The thing that was named before the present one, if this option is one of its own."""

@@ -3,7 +3,6 @@
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
-from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
 from orthostream.errors import UsageError
@@ -70,9 +69,10 @@ class Section:
 
     def __post_init__(self) -> None:
         problems: list[tuple[str, str]] = []
+        kinds = kinds_of(type(self))
         for item in fields(self):
             try:
-                value = self._checked(item)
+                value = self._checked(item, kinds[item.name])
             except Mismatch as mismatch:
                 problems.append((item.name, str(mismatch)))
             else:
@@ -81,8 +81,8 @@ class Section:
         if problems := problems or list(self.contradictions()):
             raise SectionError(self.section, problems)
 
-    def _checked(self, item: Field[Any]) -> Any:
-        value, kind = getattr(self, item.name), kinds_of(type(self))[item.name]
+    def _checked(self, item: Field[Any], kind: Any) -> Any:
+        value = getattr(self, item.name)
         if isinstance(kind, type) and issubclass(kind, Section):
             if not isinstance(value, kind):
                 raise Mismatch(f"expected a {kind.__name__}, got {type(value).__name__}")
@@ -103,7 +103,6 @@ class Section:
         return iter(())
 
 
-@cache
 def kinds_of(section: type[Section]) -> dict[str, Any]:
     """Annotations of a section's fields."""
     kinds = get_type_hints(section)

@@ -33,7 +33,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > DEEPEST:
-            _refuse(self.peek_event().start_mark, f"is nested deeper than {DEEPEST} levels")
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            _refuse(event.start_mark, f"is nested deeper than {DEEPEST} levels")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -75,7 +76,9 @@ def parse(data: bytes, origin: str) -> Given:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{origin}:{line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8") from None
+        raise UsageError(
+            f"{origin}:{line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from None
     node = _compose(text, origin)
     if node is None:
         raise UsageError(f"{origin} is empty; write at least one section, such as 'model: vit_s'")
@@ -102,7 +105,8 @@ def _compose(text: str, origin: str) -> Any:
         raise UsageError(f"{origin}:{line}: character {error.character:#x} is not allowed in YAML") from None
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "is not YAML"
-        line = (error.problem_mark or error.context_mark).line + 1
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
         if "\\t" in problem:
             problem = "a tab cannot stand here; indent with spaces"
         elif "expected a single document" in (error.context or ""):

@@ -122,6 +122,8 @@ def check_operands(x: Tensor, update: Tensor, dim: Axes, eps: float) -> None:
         )
     if not (x.is_floating_point() and update.is_floating_point()):
         raise TypeError(f"stream and update must be floating point, got {describe(x)} and {describe(update)}")
+    if x.ndim == 0:
+        raise ValueError("a stream has one axis or more; a single number has no axes to take an inner product over")
     axes = (dim,) if isinstance(dim, int) else tuple(dim)
     inside = [axis for axis in axes if -x.ndim <= axis < x.ndim]
     if not axes or len(inside) < len(axes) or len({axis % x.ndim for axis in axes}) < len(axes):

@@ -65,9 +65,9 @@ class OrthogonalUpdate(torch.autograd.Function):
         if grad_coefficient is not None:
             pull = pull - grad_coefficient
         pull = pull / ((x * x).sum(ctx.dim, keepdim=True) + ctx.eps)
-        # In place on a new tensor: on a CPU a further temporary of the stream's size costs more than the arithmetic.
-        grad_x = (kept_share * wide_grad).addcmul_(pull, kept, value=-1)
-        grad_x = grad_x.addcmul_(pull * _stretch(ctx, coefficient, kept_share), x)
+        # Multiplied out, since on a CPU each further temporary of the stream's size costs more than the arithmetic.
+        grad_x = torch.addcmul(kept_share * wide_grad, pull, kept, value=-1)
+        grad_x = torch.addcmul(grad_x, pull * _stretch(ctx, coefficient, kept_share), x)
         grad_update = torch.addcmul(wide_grad, pull, x, value=-1)
         return grad_x.to(ctx.stream_dtype), grad_update.to(ctx.update_dtype), None, None, None
 

@@ -1,0 +1,111 @@
+"""One HTML page about a set of runs, complete in itself: no script, no request to anywhere.
+
+Names of groups, classes and folders may be hostile: the template escapes everything, and the page forbids the browser
+whatever it does not contain.
+"""
+
+import base64
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+from orthostream.analysis import plots
+from orthostream.analysis.compare import Comparison
+from orthostream.analysis.gallery import Picture, gallery
+from orthostream.analysis.runs import Run
+from orthostream.analysis.theme import DARK, LIGHT, PIXELS, Theme
+from orthostream.errors import needs_extra
+
+with needs_extra("report"):
+    from jinja2 import Environment, StrictUndefined
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure inside the page, on light and on dark paper."""
+
+    light: str
+    dark: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the list of software and hardware: one value, or each value with the runs that have it."""
+
+    name: str
+    value: str
+
+
+def render(comparison: Comparison, *, title: str, commands: Sequence[str] = ()) -> str:
+    """The page as a string.
+
+    Args:
+        comparison: the runs, finished or not; what is missing is named at the top.
+        title: of the page.
+        commands: shell lines that made the runs; the page adds one line a run that makes it again from its recipe.
+    """
+    source = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    shown = gallery(comparison)
+    return environment.from_string(source).render(
+        title=title,
+        comparison=comparison,
+        measures=comparison.measures,
+        headline=comparison.measures[0] if comparison.measures else None,
+        others=comparison.labels[1:],
+        light=LIGHT,
+        dark=DARK,
+        curves=[_drawn(picture) for picture in shown.curves],
+        profiles=[_drawn(picture) for picture in shown.profiles],
+        histories=[_drawn(picture) for picture in shown.histories],
+        pixels=PIXELS,
+        descriptions=_descriptions(comparison.runs),
+        facts=_facts(comparison.runs),
+        commands=list(commands),
+        again=[_command(run) for run in comparison.runs],
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def write_report(path: Path, comparison: Comparison, *, title: str, commands: Sequence[str] = ()) -> Path:
+    """Write the page to a file; arguments as for :func:`render`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder name that is no text (surrogates stand for its bytes) must not keep the page from being written.
+    path.write_text(render(comparison, title=title, commands=commands), encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def _drawn(picture: Picture) -> Drawn:
+    return Drawn(_data_uri(picture, LIGHT), _data_uri(picture, DARK), picture.text)
+
+
+def _data_uri(picture: Picture, theme: Theme) -> str:
+    return "data:image/png;base64," + base64.b64encode(plots.png(picture.draw(theme))).decode()
+
+
+def _descriptions(runs: Sequence[Run]) -> list[str]:
+    """What the recipes say they are, each once."""
+    return list(dict.fromkeys(text for run in runs if (text := str(run.recipe.get("description") or ""))))
+
+
+def _facts(runs: Sequence[Run]) -> list[Fact]:
+    """Software and hardware; where runs differ, all their values."""
+    names = dict.fromkeys(name for run in runs for name in run.versions)
+    values = {name: dict.fromkeys(str(run.versions.get(name, "not known")) for run in runs) for name in names}
+    seeds = sorted({run.seed for run in runs})
+    listed = [
+        Fact(name.replace("_", " "), " / ".join(found)) for name, found in values.items() if list(found) != ["None"]
+    ]
+    return [*listed, Fact("seeds", ", ".join(map(str, seeds)))]
+
+
+def _command(run: Run) -> str:
+    """The line that makes a run again, into a new folder."""
+    again = run.folder.with_name(run.folder.name + "-again")
+    return f"orthostream train {shlex.quote(str(run.folder / 'recipe.yaml'))} --run-dir {shlex.quote(str(again))}"
