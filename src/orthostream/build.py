@@ -13,9 +13,10 @@ from orthostream.connections.switching import StepSwitch
 from orthostream.data.description import Description
 from orthostream.data.loader import EvalLoader, TrainLoader
 from orthostream.data.mixing import Mixing
-from orthostream.data.transforms import evaluation_transform, train_transform
+from orthostream.data.transforms import Pipeline, evaluation_transform, train_transform
 from orthostream.errors import UsageError
 from orthostream.recipe import OptimizerRecipe, Recipe
+from orthostream.registry import Registry
 from orthostream.training.distributed import World
 from orthostream.training.ema import WeightAverage
 from orthostream.training.schedule import Schedule
@@ -23,7 +24,7 @@ from orthostream.training.settings import Settings, StepHook
 from orthostream.training.trainer import wrap
 
 # What each open section of a recipe may name; the recipe loader checks names and options against these.
-TABLES = {"model": models.table, "connection": connections.table, "data": data.table}
+TABLES: dict[str, Registry[Any]] = {"model": models.table, "connection": connections.table, "data": data.table}
 
 AUTOCAST = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -46,13 +47,12 @@ def build_data(recipe: Recipe, world: World) -> Data:
     """
     chosen, augment = recipe.data, recipe.augment
     splits = data.load(chosen.name, chosen.source, chosen.image_size)
-    family = models.family(recipe.model.name) if augment.pipeline == "auto" else augment.pipeline
     on_cuda = world.device.type == "cuda"
     train = TrainLoader(
         splits.train,
         train_transform(
             splits.description,
-            family,
+            pipeline_of(recipe),
             randaugment_n=augment.randaugment_n,
             randaugment_m=augment.randaugment_m,
             random_erase=augment.random_erase,
@@ -68,12 +68,24 @@ def build_data(recipe: Recipe, world: World) -> Data:
     return Data(splits.description, train, build_evaluation(recipe, splits, world), tuple(splits.notes))
 
 
+def pipeline_of(recipe: Recipe) -> Pipeline:
+    """Whose transforms the images go through: by default those of the model's family."""
+    chosen = recipe.augment.pipeline
+    family = models.family(recipe.model.name)
+    if chosen != "auto":
+        return chosen
+    if family not in ("vit", "resnet"):
+        raise UsageError(
+            f"no transforms belong to model {recipe.model.name!r}; set augment.pipeline to vit, resnet or none"
+        )
+    return "vit" if family == "vit" else "resnet"
+
+
 def build_evaluation(recipe: Recipe, splits: data.Splits, world: World) -> EvalLoader:
     """The loader of the evaluation split: this process's share."""
-    family = models.family(recipe.model.name) if recipe.augment.pipeline == "auto" else recipe.augment.pipeline
     return EvalLoader(
         splits.evaluation,
-        evaluation_transform(splits.description, family),
+        evaluation_transform(splits.description, pipeline_of(recipe)),
         batch_size=recipe.data.eval_batch_size,
         rank=world.rank,
         world_size=world.size,
@@ -103,7 +115,7 @@ def build_model(recipe: Recipe, description: Description) -> nn.Module:
     model = models.create(
         chosen.name, num_classes=len(description.classes), connection=choice, **{**fitting, **chosen.options}
     )
-    return model.to(memory_format=torch.channels_last) if chosen.channels_last else model  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last) if chosen.channels_last else model
 
 
 def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
@@ -204,7 +216,7 @@ def trainer_parts(recipe: Recipe, loaders: Data, world: World) -> dict[str, Any]
                 "model.sync_batch_norm works on CUDA only (torch has no CPU kernel for it); "
                 "set model.sync_batch_norm=false"
             )
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     train = recipe.train
     compiler = {"mode": train.compile_mode, "backend": train.compile_backend} if train.compile else None
     if compiler is not None and train.compile_backend != "inductor":

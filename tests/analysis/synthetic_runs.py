@@ -58,8 +58,9 @@ def write_run(
         step = (epoch + 1) * steps_per_epoch
         progress = (epoch + 1) / 12
         loss = 0.3 + 2 * math.exp(-3 * progress) + draw.gauss(0, 0.02)
+        norm = 1.3 + 2 * math.exp(-4 * progress) + draw.gauss(0, 0.1)
         rows.append({"kind": "train", "step": step, "epoch": epoch, "train/loss": loss, "train/lr": 1e-3,
-                     "train/grad/global_norm": 1.3, "train/samples_per_sec": 800.0})  # fmt: skip
+                     "train/grad/global_norm": norm, "train/samples_per_sec": 800.0})  # fmt: skip
         if statistics:
             rows.append(
                 {"kind": "statistics", "step": step, "epoch": epoch} | stream(connection, progress, depth, kinds, draw)

@@ -138,13 +138,11 @@ def test_dial_changed_between_forward_and_backward_is_noticed() -> None:
 
 @pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0), (1, 0), (-1, 2)])
 def test_vmap_equals_a_loop(in_dims) -> None:
-    x, u = random_pair((3, 3, 3))
-    mapped = vmap(orthogonal_update, in_dims=in_dims)(x, u)
-    rows = [
-        orthogonal_update(*(t if axis is None else t.select(axis, row) for t, axis in zip((x, u), in_dims, strict=True)))
-        for row in range(3)
-    ]  # fmt: skip
-    torch.testing.assert_close(mapped, torch.stack(rows), rtol=1e-14, atol=1e-14)
+    pair = [t if axis is not None else t[0] for t, axis in zip(random_pair((3, 3, 3)), in_dims, strict=True)]
+    mapped = vmap(orthogonal_update, in_dims=in_dims)(*pair)
+    for row in range(3):
+        taken = [t if axis is None else t.select(axis, row) for t, axis in zip(pair, in_dims, strict=True)]
+        torch.testing.assert_close(mapped[row], exact_update(*taken, -1), rtol=1e-13, atol=1e-13)
 
 
 def test_vmap_over_the_strength() -> None:

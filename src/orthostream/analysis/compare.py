@@ -253,8 +253,11 @@ class Comparison:
 
     def table(self) -> str:
         """The comparison as aligned text: values, paired differences, and what is missing."""
-        spreads = [(label, self.spread(label, m)) for m in self.measures for label in self.labels]
-        rows = [[s.measure.title, label, str(s.n), str(s), s.measure.unit, s.seeds_text] for label, s in spreads]
+        rows = [
+            [m.title if label == self.baseline else "", label, str(s.n), str(s), m.unit, s.seeds_text]
+            for m in self.measures
+            for label, s in [(label, self.spread(label, m)) for label in self.labels]
+        ]
         parts = [aligned(["measure", "group", "n", "mean ± std", "unit", "each seed"], rows, "llrrll")]
         for label in self.labels[1:]:
             header = [
@@ -272,9 +275,9 @@ class Comparison:
                 for p in pairs
             ]
             parts.append(aligned(header, rows, "lrrlrll"))
-        parts += [f"missing: {cell.label} seed {cell.seed}: {cell.reason}" for cell in self.missing]
-        parts += [f"unreadable: {folder}: {reason}" for folder, reason in self.unreadable.items()]
-        return "\n\n".join(parts)
+        absent = [f"missing: {cell.label} seed {cell.seed}: {cell.reason}" for cell in self.missing]
+        absent += [f"unreadable: {folder}: {reason}" for folder, reason in self.unreadable.items()]
+        return "\n\n".join(parts + ["\n".join(absent)] * bool(absent))
 
     def _counts(self, label: str, seed: int) -> bool:
         run = self.groups[label].get(seed)

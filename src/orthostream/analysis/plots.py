@@ -98,7 +98,7 @@ def curve(groups: Groups, quantity: Quantity, theme: Theme = LIGHT) -> Figure:
         UsageError: where no run has the quantity.
     """
     figure, axes = page(theme, quantity.title, "epoch" if quantity.by_epoch else "optimizer step", quantity.axis)
-    if not _draw(axes, groups, theme, quantity.points):
+    if not _draw(figure, axes, groups, theme, quantity.points):
         raise UsageError(f"no run holds {quantity.key!r}; there is no curve to draw")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.margins(x=0.01)
@@ -119,8 +119,8 @@ def profile(groups: Groups, statistic: Statistic, theme: Theme = LIGHT) -> Figur
     sites = max(found, key=lambda series: len(series.sites)).sites
     marks = dict(zip(dict.fromkeys(site.kind for site in sites), cycle(MARKS), strict=False))
     kinds = ", ".join(f"{MARKS[mark]} {kind}" for kind, mark in marks.items())
-    figure, axes = page(theme, f"{statistic.title} at the end of training", f"block ({kinds})", statistic.axis)
-    for line in _draw(axes, groups, theme, lambda run: _over_sites(run, statistic.metric)):
+    figure, axes = page(theme, f"{statistic.title}, end of training", f"block ({kinds})", statistic.axis)
+    for line in _draw(figure, axes, groups, theme, lambda run: _over_sites(run, statistic.metric)):
         for place, value in zip(*line.get_data(), strict=True):
             mark = marks[sites[int(place)].kind]
             axes.plot(place, value, mark, color=line.get_color(), markersize=4.5, zorder=4)
@@ -151,7 +151,7 @@ def history(
     steps, values, sites = _mean_history(runs, statistic.metric)
     if not steps:
         raise UsageError("no run holds statistics of its stream; train with statistics.interval=50 to record them")
-    figure, axes = page(theme, f"{statistic.title} over training: {label}", "optimizer step", statistic.axis)
+    figure, axes = page(theme, f"{statistic.title} over training, {label}", "optimizer step", statistic.axis)
     blocks = max(site.block for site in sites)
     shades = colormaps[theme.depth](np.linspace(*theme.depth_range, blocks + 1))
     styles = dict(zip(dict.fromkeys(site.kind for site in sites), cycle(DASHES), strict=False))
@@ -161,7 +161,7 @@ def history(
     axes.margins(x=0.01)
     if len(styles) > 1:
         samples = [axes.plot([], [], color=theme.ink, linestyle=style, linewidth=1.3)[0] for style in styles.values()]
-        legend(axes, theme, samples, list(styles))
+        legend(figure, theme, samples, list(styles))
     _depth_bar(figure, axes, theme, shades)
     return figure
 
@@ -180,7 +180,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes: Axes, groups: Groups, theme: Theme, read: Callable[[Run], Line]) -> list[Any]:
+def _draw(figure: Figure, axes: Axes, groups: Groups, theme: Theme, read: Callable[[Run], Line]) -> list[Any]:
     """One line and band a group, and the legend; returns the lines."""
     lines: list[Any] = []
     labels: list[str] = []
@@ -198,7 +198,7 @@ def _draw(axes: Axes, groups: Groups, theme: Theme, read: Callable[[Run], Line])
             axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0, zorder=2)
         labels.append(_legend_label(label, runs, len(by_place)))
     if lines:
-        legend(axes, theme, lines, labels)
+        legend(figure, theme, lines, labels)
     return lines
 
 

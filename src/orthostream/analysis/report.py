@@ -15,7 +15,7 @@ from pathlib import Path
 from orthostream.analysis import plots
 from orthostream.analysis.compare import Comparison
 from orthostream.analysis.gallery import Picture, gallery
-from orthostream.analysis.runs import Run
+from orthostream.analysis.runs import Run, decisive_fields
 from orthostream.analysis.theme import DARK, LIGHT, PIXELS, Theme
 from orthostream.errors import needs_extra
 
@@ -23,6 +23,17 @@ with needs_extra("report"):
     from jinja2 import Environment, StrictUndefined
 
 TEMPLATE = "report.html.j2"
+
+# Fields of the recipe that the list of software and hardware begins with; the whole recipes stand below it.
+TOLD_FIELDS = (
+    "model.name",
+    "connection.name",
+    "data.name",
+    "train.epochs",
+    "train.batch_size",
+    "optimizer.name",
+    "optimizer.lr",
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Fact:
-    """A line of the list of software and hardware: one value, or each value with the runs that have it."""
+    """A line of the list of what was run: a name, and all values that the runs have."""
 
     name: str
     value: str
@@ -95,14 +106,17 @@ def _descriptions(runs: Sequence[Run]) -> list[str]:
 
 
 def _facts(runs: Sequence[Run]) -> list[Fact]:
-    """Software and hardware; where runs differ, all their values."""
-    names = dict.fromkeys(name for run in runs for name in run.versions)
-    values = {name: dict.fromkeys(str(run.versions.get(name, "not known")) for run in runs) for name in names}
-    seeds = sorted({run.seed for run in runs})
-    listed = [
-        Fact(name.replace("_", " "), " / ".join(found)) for name, found in values.items() if list(found) != ["None"]
+    """What was trained on what; where runs differ, all their values."""
+    described = [
+        {"seed": run.seed}
+        | {name: value for name, value in decisive_fields(run.recipe).items() if name in TOLD_FIELDS}
+        | {name.replace("_", " "): value for name, value in run.versions.items() if value is not None}
+        for run in runs
     ]
-    return [*listed, Fact("seeds", ", ".join(map(str, seeds)))]
+    names = dict.fromkeys(name for found in described for name in found)
+    return [
+        Fact(name, ", ".join(dict.fromkeys(str(found[name]) for found in described if name in found))) for name in names
+    ]
 
 
 def _command(run: Run) -> str:

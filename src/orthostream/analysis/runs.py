@@ -139,13 +139,14 @@ def find_runs(root: Path | str) -> list[Path]:
 def grouped(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
     """Runs by label and seed, labelled by the fields in which their recipes differ.
 
-    ``connection.name`` and other names stand as bare values (``orthogonal``), other fields as ``field=value``.
+    ``connection.name`` and other names stand as bare values (``orthogonal``), other fields as ``field=value``. Groups with
+    the linear connection come first, so that the first group is what the others are compared with.
 
     Raises:
         UsageError: where two runs have the same recipe and seed.
     """
     runs = list(runs)
-    flat = [_flat(run.recipe) for run in runs]
+    flat = [decisive_fields(run.recipe) for run in runs]
     fields = list(dict.fromkeys(name for recipe in flat for name in recipe))
     differing = [name for name in fields if len({repr(recipe.get(name)) for recipe in flat}) > 1]
     groups: dict[str, dict[int, Run]] = {}
@@ -159,7 +160,23 @@ def grouped(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
                 f"{run.seed}; report one of them"
             )
         cells[run.seed] = replace(run, label=label)
-    return {label: dict(sorted(cells.items())) for label, cells in groups.items()}
+    linear_first = sorted(
+        groups, key=lambda label: _connection_name(next(iter(groups[label].values())).recipe) != "linear"
+    )
+    return {label: dict(sorted(groups[label].items())) for label in linear_first}
+
+
+def decisive_fields(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a recipe that decide what is computed, by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if not prefix and name in BOOKKEEPING:
+            continue
+        if isinstance(value, Mapping):
+            flat |= decisive_fields(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _metrics(path: Path) -> tuple[list[Row], list[str]]:
@@ -204,19 +221,6 @@ def _connection_name(recipe: Mapping[str, Any]) -> str:
     """The recipe's connection, which may stand as a bare name."""
     connection = recipe.get("connection", "linear")
     return str(connection.get("name", "linear")) if isinstance(connection, Mapping) else str(connection)
-
-
-def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The fields that decide what is computed, as dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in recipe.items():
-        if not prefix and name in BOOKKEEPING:
-            continue
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _word(name: str, value: object) -> str:

@@ -1,5 +1,6 @@
 """Colours and letters of the figures, on light and on dark paper."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ SIZE = (4.5, 3.0)
 DOTS_PER_INCH = 200
 # Dots: width and height of the picture.
 PIXELS = (round(SIZE[0] * DOTS_PER_INCH), round(SIZE[1] * DOTS_PER_INCH))
+# Letters that fit side by side in a title.
+TITLE_WIDTH = 52
+# The same for the smaller ones of a legend, whose entries also hold a sample of the line.
+LEGEND_WIDTH = 68
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,9 @@ def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, 
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.paper)
-    # Titles and labels hold names that users chose: a dollar sign in one is no mathematics.
-    axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", pad=8, parse_math=False)
+    # Titles hold names that users chose: long ones are broken, and a dollar sign in one is no mathematics.
+    lines = textwrap.fill(title, TITLE_WIDTH)
+    figure.suptitle(lines, x=0.02, ha="left", color=theme.ink, fontsize=10, fontweight="bold", parse_math=False)
     axes.set_xlabel(x_label, color=theme.ink, fontsize=9)
     axes.set_ylabel(y_label, color=theme.ink, fontsize=9)
     axes.tick_params(colors=theme.ink, labelsize=8.5, color=theme.faint)
@@ -72,20 +78,21 @@ def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, 
     return figure, axes
 
 
-def legend(axes: Axes, theme: Theme, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
-    """The names of the lines, taken literally: a label is no mathematics, and none is hidden."""
-    box = axes.legend(
+def legend(figure: Figure, theme: Theme, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
+    """The names of the lines, above the axes where they hide nothing; taken literally, as titles are."""
+    shown = [textwrap.shorten(label, TITLE_WIDTH, placeholder=" ...") for label in labels]
+    longest = max(len(label) for label in shown)
+    box = figure.legend(
         handles,
-        labels,
-        loc="best",
-        frameon=True,
-        framealpha=0.8,
-        facecolor=theme.paper,
-        edgecolor="none",
+        shown,
+        loc="outside upper left",
+        ncols=max(1, min(len(shown), LEGEND_WIDTH // (longest + 6))),
+        frameon=False,
         labelcolor=theme.ink,
         fontsize=8.5,
         handlelength=2.6,
+        borderaxespad=0.2,
     )
-    for text, label in zip(box.get_texts(), labels, strict=True):
+    for text, label in zip(box.get_texts(), shown, strict=True):
         text.set_parse_math(False)
         text.set_text(label)

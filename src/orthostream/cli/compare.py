@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     comparison = gathered(cells, failed)
     print(f"\n{comparison.table()}")
     page = cells[0].folder.parent / "report.html"
-    write_report(comparison, page, title=f"{Path(options.recipe).stem}: {' against '.join(comparison.labels)}", commands=(shown_command(),))
+    title = f"{Path(options.recipe).stem}: {' against '.join(comparison.labels)}"
+    write_report(page, comparison, title=title, commands=[shown_command()])
     print(f"\npage: {page}")
     return 1 if failed else 0
 

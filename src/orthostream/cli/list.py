@@ -28,10 +28,14 @@ def data_rows() -> list[tuple[str, str]]:
     return [(name, entry.summary) for name, entry in data.table]
 
 
+def recipe_rows() -> list[tuple[str, str]]:
+    return [*recipe.names().items()]
+
+
 KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "connections": connection_rows,
     "models": model_rows,
-    "recipes": recipe.names,
+    "recipes": recipe_rows,
     "datasets": data_rows,
     "optimizers": lambda: OPTIMIZERS,
 }

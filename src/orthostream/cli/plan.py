@@ -36,7 +36,7 @@ def show_plan(resolved: Resolved, image: Path) -> None:
     first = next(loaders.train.epoch(0))
     if world.is_main:
         print(recipe.dump(resolved))
-        write_contact_sheet(image, first[0][0], loaders.description)
+        write_contact_sheet(image, first[0][0], loaders.description, first[0][1])
     seconds = time_a_step(parts, loaders, world)
     if world.is_main:
         flops = forward_flops(model, first[0][0][:1].to(world.device))

@@ -145,7 +145,7 @@ def refuse_changes(chosen: Recipe, folder: Path, allow_change: Collection[str]) 
         listed = "\n  ".join(changed)
         raise UsageError(
             f"the recipe differs from the one that {folder} was begun with:\n  {listed}\nresume with that "
-            f"recipe (orthostream train {folder / 'recipe.yaml'} --run-dir {folder} --resume), start in another folder, "
+            f"recipe (orthostream train {folder / 'recipe.yaml'} --run-dir {folder} --resume), use another folder, "
             "or name each field that may change with --allow-change FIELD"
         )
 

@@ -9,7 +9,7 @@ from orthostream.models.preact_resnet import PreActResNet
 from orthostream.models.vit import ViT
 from orthostream.registry import Entry, Registry
 
-__all__ = ["Model", "PreActResNet", "ViT", "create", "names", "register", "table"]
+__all__ = ["Model", "PreActResNet", "ViT", "create", "family", "names", "register", "table"]
 
 VIT_PAPER = "arXiv:2010.11929, section 3.1"
 RESNET_PAPER = "arXiv:1603.05027, section 3"
@@ -78,3 +78,14 @@ def create(name: str, *, num_classes: int, connection: Choice = "linear", **opti
         ['blocks.0.attn', 'blocks.0.mlp', 'blocks.1.attn', 'blocks.1.mlp']
     """
     return table.create(name, num_classes=num_classes, connection=connection, **options)
+
+
+def family(name: str) -> str:
+    """``vit`` or ``resnet``: what decides on the transforms of images.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    make = table[name].make
+    made = make.func if isinstance(make, partial) else make
+    return str(getattr(made, "family", name))

@@ -4,6 +4,7 @@ Nothing here knows a model, a connection or a data set; the tables that say whic
 """
 
 from orthostream.recipe.find import find, names
+from orthostream.recipe.help import FieldHelp, field_help
 from orthostream.recipe.load import load, load_python
 from orthostream.recipe.options import Tables
 from orthostream.recipe.resolve import Resolved
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointRecipe",
     "ConnectionRecipe",
     "DataRecipe",
+    "FieldHelp",
     "LogRecipe",
     "ModelRecipe",
     "OptimizerRecipe",
@@ -38,6 +40,7 @@ __all__ = [
     "TrainRecipe",
     "differences",
     "dump",
+    "field_help",
     "find",
     "fingerprint",
     "from_dict",

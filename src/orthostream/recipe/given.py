@@ -16,10 +16,11 @@ class Given:
 
     Args:
         value: None, a bool, int, float or str; a list of Given; or a dict from str to Given.
-        origin: the file as the user named it, or ``command line``.
+        origin: the file as the user named it, ``command line``, or whose default it is.
         line: in that file, from 1; None where there are no lines.
         text: the value as it was written, where that may differ from how it is shown.
         needs_no_quotes: given on a command line, where ``name=no`` can only mean the text.
+        is_default: nobody gave it.
         replaced: the earlier value whose place it took, if any.
     """
 
@@ -28,6 +29,7 @@ class Given:
     line: int | None = None
     text: str = ""
     needs_no_quotes: bool = False
+    is_default: bool = False
     replaced: "Given | None" = None
 
     @property

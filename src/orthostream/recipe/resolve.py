@@ -12,7 +12,7 @@ from orthostream.recipe.schema import SECTIONS, Recipe
 from orthostream.recipe.section import OPTIONS, Section, SectionError, kinds_of, out_of_range, own_fields
 from orthostream.recipe.typed import Mismatch, convert
 
-NOT_GIVEN = Given(None, DEFAULT)
+NOT_GIVEN = Given(None, DEFAULT, is_default=True)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class _Resolution:
                 values[name] = section
         if self.problems:
             # In the order of the lines of each file.
-            inorder = sorted(self.problems, key=lambda problem: (problem[0].origin, problem[0].line or 0))
-            raise UsageError("\n".join(f"{given.source}: {message}" for given, message in inorder))
+            ordered = sorted(self.problems, key=lambda problem: (problem[0].origin, problem[0].line or 0))
+            raise UsageError("\n".join(f"{given.source}: {message}" for given, message in ordered))
         recipe = Recipe(**values)
         sources = {place: given.source for place, given in self.places.items()}
         return Resolved(recipe, sources, tuple(self._notes(recipe)))
@@ -178,7 +178,7 @@ class _Resolution:
             for name, message in section.remarks():
                 place = f"{section.section}.{name}".lstrip(".")
                 given = self.places[place]
-                if given.source != DEFAULT and not _is_default(recipe, place):
+                if not given.is_default and not _has_default(recipe, place):
                     yield f"{given.source}: {place} {message}"
 
 
@@ -186,7 +186,7 @@ def _default_name(kind: type[Section]) -> str:
     return str(kind.__dataclass_fields__["name"].default)
 
 
-def _is_default(recipe: Recipe, place: str) -> bool:
+def _has_default(recipe: Recipe, place: str) -> bool:
     section, _, name = place.partition(".")
     return bool(getattr(getattr(recipe, section), name) == getattr(SECTIONS[section](), name))
 
