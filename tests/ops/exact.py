@@ -33,7 +33,9 @@ def random_pair(
     return x.to(pair[0]), (0.4 * x + noise).to(pair[1])
 
 
-def exact_update(x: Tensor, update: Tensor, dim: int | tuple[int, ...], eps: float = 1e-6, strength: float = 1) -> Tensor:
+def exact_update(
+    x: Tensor, update: Tensor, dim: int | tuple[int, ...], eps: float = 1e-6, strength: float = 1
+) -> Tensor:
     x, update = x.double(), update.double()
     share = (x * update).sum(dim, keepdim=True) / ((x * x).sum(dim, keepdim=True) + eps)
     return x + update - strength * share * x

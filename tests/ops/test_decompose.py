@@ -28,7 +28,9 @@ def test_parts_sum_to_the_update_and_are_orthogonal(clamp) -> None:
     # eps times the coefficient; none of it with eps as a bound that a stream of norm 4 does not reach
     bound = 1e-14 if clamp else 1e-6
     assert ((x * orthogonal).sum(-1).abs() <= bound).all()
-    torch.testing.assert_close(torch.linalg.cross(parallel[:, :3], x[:, :3]), torch.zeros(4, 3).double(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        torch.linalg.cross(parallel[:, :3], x[:, :3]), torch.zeros(4, 3).double(), rtol=0, atol=1e-14
+    )
 
 
 def test_orthogonal_part_is_what_the_update_adds() -> None:

@@ -138,9 +138,13 @@ def test_jacobian_of_the_update_is_a_projection() -> None:
     x, u = (tensor[0] for tensor in random_pair((1, 6)))
     jacobian = torch.func.jacrev(orthogonal_update, argnums=1)(x, u)
     squared = x.dot(x) + EPS
-    torch.testing.assert_close(jacobian, torch.eye(6) - torch.outer(x, x) / squared, rtol=0, atol=1e-14, check_dtype=False)
+    torch.testing.assert_close(
+        jacobian, torch.eye(6) - torch.outer(x, x) / squared, rtol=0, atol=1e-14, check_dtype=False
+    )
     eigenvalues = torch.linalg.eigvalsh(jacobian)
-    torch.testing.assert_close(eigenvalues, torch.tensor([EPS / squared, 1, 1, 1, 1, 1]), rtol=0, atol=1e-13, check_dtype=False)
+    torch.testing.assert_close(
+        eigenvalues, torch.tensor([EPS / squared, 1, 1, 1, 1, 1]), rtol=0, atol=1e-13, check_dtype=False
+    )
 
 
 def test_the_gradient_that_reaches_the_branch_is_orthogonal_to_the_stream() -> None:
@@ -159,12 +163,12 @@ def test_feature_implies_global_orthogonality_and_equals_it_on_one_token() -> No
     assert ((x * whole).sum((1, 2)).abs() < 1e-5).all()
     assert (inner(x, whole).abs() > 1e-2).any(), "not conversely"
     one, update = x[:, :1], u[:, :1]
-    torch.testing.assert_close(orthogonal_update(one, update, (1, 2)), orthogonal_update(one, update), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        orthogonal_update(one, update, (1, 2)), orthogonal_update(one, update), rtol=1e-14, atol=1e-14
+    )
 
 
-@pytest.mark.parametrize(
-    ("length", "norm"), [(1e-5, 10), (1e-4, 99), (1e-3, 500), (1e-2, 99), (1e-1, 10), (1.0, 1.6)]
-)
+@pytest.mark.parametrize(("length", "norm"), [(1e-5, 10), (1e-4, 99), (1e-3, 500), (1e-2, 99), (1e-1, 10), (1.0, 1.6)])
 def test_gradient_hazard_near_the_root_of_eps(length, norm) -> None:
     x, u = length * torch.eye(6, dtype=torch.float64)[0], torch.eye(6, dtype=torch.float64)[1]
     jacobian = torch.func.jacrev(orthogonal_update)(x, u)

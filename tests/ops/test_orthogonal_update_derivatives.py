@@ -1,4 +1,4 @@
-"""Derivatives of the orthogonal update: first and second, both modes, function transforms, and what is kept for them."""
+"""Derivatives of the orthogonal update: first and second, both modes, under transforms, and what is kept for them."""
 
 import copy
 
@@ -83,7 +83,9 @@ def test_half_streams_keep_exact_second_derivatives() -> None:
 
 def kept(update, x: Tensor, u: Tensor, strength: float | Tensor = 1.0) -> tuple[list[Tensor], Tensor]:
     tensors: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensors.append(tensor) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: tensors.append(tensor) or tensor, lambda tensor: tensor
+    ):
         y = update(x, u, -1, 1e-6, strength)
     return tensors, y
 
@@ -197,7 +199,9 @@ def test_forward_mode_in_x_u_and_strength(dtype) -> None:
     y, tangent = jvp(lambda x, u, k: orthogonal_update(x, u, strength=k), primals, tangents)
     assert y.dtype == tangent.dtype == dtype
     tolerance = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps
-    torch.testing.assert_close(tangent.double(), expected, rtol=tolerance, atol=1e-6 if dtype != torch.float64 else 1e-12)
+    torch.testing.assert_close(
+        tangent.double(), expected, rtol=tolerance, atol=1e-6 if dtype != torch.float64 else 1e-12
+    )
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(*pair) for pair in zip(primals, tangents, strict=True)]
         again = forward_ad.unpack_dual(orthogonal_update(*duals[:2], strength=duals[2])).tangent

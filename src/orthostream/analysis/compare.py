@@ -190,7 +190,7 @@ class Comparison:
         unreadable: folders that could not be read, with the reason, where their cell is not known.
 
     Raises:
-        UsageError: where there is no group.
+        UsageError: where there is no group; the message lists what could not be read.
     """
 
     def __init__(
@@ -203,7 +203,8 @@ class Comparison:
         failed = failed or {}
         self.groups = {label: dict(sorted(groups.get(label, {}).items())) for label in _labels(groups, failed)}
         if not self.groups:
-            raise UsageError("nothing to compare: no run was given")
+            reasons = "".join(f"\n  {folder}: {reason}" for folder, reason in (unreadable or {}).items())
+            raise UsageError(f"nothing to compare: there is no run that can be read{reasons}")
         self.labels = list(self.groups)
         self.baseline = self.labels[0]
         self.seeds = sorted({seed for cells in self.groups.values() for seed in cells} | {seed for _, seed in failed})

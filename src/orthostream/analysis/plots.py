@@ -82,9 +82,9 @@ CURVES = (
     Quantity("train/grad/global_norm", "Gradient before clipping", "global L2 norm", by_epoch=False),
 )
 
-STREAM_NORM = Statistic("x_norm2", "Norm of the stream", "|x|², squared L2 norm at the site")
-PARALLEL = Statistic("f_par_norm2", "Parallel part of the update", "squared L2 norm, parallel part")
-ORTHOGONAL = Statistic("f_ortho_norm2", "Orthogonal part of the update", "squared L2 norm, orthogonal part")
+STREAM_NORM = Statistic("x_norm2", "Norm of the stream", "|x|² (squared L2 norm)")
+PARALLEL = Statistic("f_par_norm2", "Parallel part of the update", "|f∥|² (squared L2 norm)")
+ORTHOGONAL = Statistic("f_ortho_norm2", "Orthogonal part of the update", "|f⊥|² (squared L2 norm)")
 COSINE = Statistic("cos_x_out", "Direction of the update", "cosine of stream and update")
 STATISTICS = (STREAM_NORM, PARALLEL, ORTHOGONAL, COSINE)
 
@@ -169,7 +169,7 @@ def history(
 def extent(groups: Groups, statistic: Statistic) -> tuple[float, float] | None:
     """Lowest and highest value in the histories of all groups; None where there is none."""
     histories = [_mean_history(runs, statistic.metric)[1] for runs in groups.values()]
-    finite = np.concatenate([values[np.isfinite(values)] for values in histories])
+    finite = np.concatenate([np.empty(0), *(values[np.isfinite(values)] for values in histories)])
     return (float(finite.min()), float(finite.max())) if finite.size else None
 
 

@@ -16,7 +16,7 @@ from orthostream.analysis import plots
 from orthostream.analysis.compare import Comparison
 from orthostream.analysis.gallery import Picture, gallery
 from orthostream.analysis.runs import Run, decisive_fields
-from orthostream.analysis.theme import DARK, LIGHT, PIXELS, Theme
+from orthostream.analysis.theme import DARK, LIGHT, Theme
 from orthostream.errors import needs_extra
 
 with needs_extra("report"):
@@ -75,7 +75,6 @@ def render(comparison: Comparison, *, title: str, commands: Sequence[str] = ()) 
         curves=[_drawn(picture) for picture in shown.curves],
         profiles=[_drawn(picture) for picture in shown.profiles],
         histories=[_drawn(picture) for picture in shown.histories],
-        pixels=PIXELS,
         descriptions=_descriptions(comparison.runs),
         facts=_facts(comparison.runs),
         commands=list(commands),

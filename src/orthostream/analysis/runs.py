@@ -139,8 +139,8 @@ def find_runs(root: Path | str) -> list[Path]:
 def grouped(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
     """Runs by label and seed, labelled by the fields in which their recipes differ.
 
-    ``connection.name`` and other names stand as bare values (``orthogonal``), other fields as ``field=value``. Groups with
-    the linear connection come first, so that the first group is what the others are compared with.
+    ``connection.name`` and other names stand as bare values (``orthogonal``), other fields as ``field=value``. Groups
+    with the linear connection come first: the first group is what the others are compared with.
 
     Raises:
         UsageError: where two runs have the same recipe and seed.

@@ -13,14 +13,14 @@ with needs_extra("report"):
     from matplotlib.lines import Line2D
 
 # Inches. Small, so that letters of 9 points can still be read where a phone shows the figure 360 pixels wide.
-SIZE = (4.5, 3.0)
+SIZE = (4.5, 2.95)
 DOTS_PER_INCH = 200
-# Dots: width and height of the picture.
-PIXELS = (round(SIZE[0] * DOTS_PER_INCH), round(SIZE[1] * DOTS_PER_INCH))
 # Letters that fit side by side in a title.
 TITLE_WIDTH = 52
 # The same for the smaller ones of a legend, whose entries also hold a sample of the line.
 LEGEND_WIDTH = 68
+# Inches that a line of a legend takes.
+LEGEND_LINE = 0.18
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, 
     """An empty figure with one pair of axes, and nothing that says nothing."""
     figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, facecolor=theme.paper)
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.05)
     axes = figure.add_subplot(facecolor=theme.paper)
     # Titles hold names that users chose: long ones are broken, and a dollar sign in one is no mathematics.
     lines = textwrap.fill(title, TITLE_WIDTH)
@@ -79,19 +79,21 @@ def page(theme: Theme, title: str, x_label: str, y_label: str) -> tuple[Figure, 
 
 
 def legend(figure: Figure, theme: Theme, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
-    """The names of the lines, above the axes where they hide nothing; taken literally, as titles are."""
+    """The names of the lines, below the axes where they hide nothing; taken literally, as titles are."""
     shown = [textwrap.shorten(label, TITLE_WIDTH, placeholder=" ...") for label in labels]
-    longest = max(len(label) for label in shown)
+    columns = max(1, min(len(shown), LEGEND_WIDTH // (6 + max(len(label) for label in shown))))
+    # Each further line of names makes the figure taller, and leaves the axes as they are.
+    figure.set_figheight(SIZE[1] + LEGEND_LINE * -(-len(shown) // columns))
     box = figure.legend(
         handles,
         shown,
-        loc="outside upper left",
-        ncols=max(1, min(len(shown), LEGEND_WIDTH // (longest + 6))),
+        loc="outside lower left",
+        ncols=columns,
         frameon=False,
         labelcolor=theme.ink,
         fontsize=8.5,
         handlelength=2.6,
-        borderaxespad=0.2,
+        borderaxespad=0.3,
     )
     for text, label in zip(box.get_texts(), shown, strict=True):
         text.set_parse_math(False)

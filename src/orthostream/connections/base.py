@@ -8,9 +8,11 @@ Models know the four verbs and no connection by name; connections know no model.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from orthostream.ops import decompose
@@ -22,6 +24,13 @@ ALL_VERBS = frozenset({"expand", "read", "write", "reduce"})
 def identity(x: Any) -> Any:
     """The norm of a branch that has none."""
     return x
+
+
+def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:
+    """Autocast off on the device of a tensor, for arithmetic on the stream: it would round the stream at every site."""
+    device = tensor.device.type
+    # Some devices, such as meta, have no autocast and refuse the word.
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,8 @@ class Components:
     axis: int
     eps: float
     clamp: bool
-    extras: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    # dict[str, Tensor] as the factory would break the graph of a compiled recording.
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Connection(nn.Module, ABC):

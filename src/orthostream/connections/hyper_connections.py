@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orthostream.connections.base import Connection, Site, identity
+from orthostream.connections.base import Connection, Site, autocast_off, identity
 from orthostream.errors import UsageError, unknown
 from orthostream.shapes import Note, Stream
 
@@ -40,7 +40,8 @@ class HyperConnections(Connection):
     sums them. At its start the rule is the plain residual, up to the factor n that the final norm removes.
 
     Coefficients and mixing are computed in float32 (float64 for a float64 stream) with autocast off. A stream of half
-    precision is rounded after the mixing and again after the update.
+    precision is rounded after the mixing and again after the update. With ``norm="rms"`` a stream of zeros stays zero in
+    the norm, but its gradient through the dynamic part is divided by the norm's floor of 1e-12, as in the reference code.
 
     Args:
         site: the place in the trunk; needs its ``features`` where coefficients are dynamic. Its ``index`` picks
@@ -127,8 +128,7 @@ class HyperConnections(Connection):
         return x.unsqueeze(axis).expand(*x.shape[:axis], self.streams, *x.shape[axis:]).contiguous()
 
     def read(self, stream: Stream, norm: Callable[[Any], Any] = identity) -> tuple[Any, Note]:
-        # Under autocast every site would round the streams.
-        with torch.autocast(stream.device.type, enabled=False):
+        with autocast_off(stream):
             rows = self._to_rows(stream)
             weights = self._coefficients(rows)
             branch_input = (weights.read.unsqueeze(-2) @ rows).squeeze(-2)
@@ -155,7 +155,7 @@ class HyperConnections(Connection):
 
     def coefficients(self, stream: Stream) -> Coefficients:
         """The weights with which this site reads, mixes and writes a stream; in float32 or float64."""
-        with torch.autocast(stream.device.type, enabled=False):
+        with autocast_off(stream):
             return self._coefficients(self._to_rows(stream))
 
     def _coefficients(self, rows: Tensor) -> Coefficients:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orthostream.connections.base import Components, Connection, Site
+from orthostream.connections.base import Components, Connection, Site, autocast_off
 from orthostream.connections.projection import (
     Base,
     axes_mix_tokens,
@@ -99,8 +99,7 @@ class RescaleStream(Connection):
         if self.rescale_alpha is not None:
             return (1 + self.rescale_alpha.to(stream.dtype)) * stream
         assert self.rescale_proj is not None, "a site that is written has its scale"
-        # Autocast would round the whole stream to half precision at every site.
-        with torch.autocast(stream.device.type, enabled=False):
+        with autocast_off(stream):
             return functional.conv2d(stream, self.rescale_proj.weight.to(stream.dtype))
 
     def components(self, stream: Stream, update: Tensor) -> Components:

@@ -9,7 +9,7 @@ from orthostream.errors import needs_extra
 
 with needs_extra("vision"):
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
 Mode: TypeAlias = Literal["L", "RGB"]
 
@@ -43,15 +43,14 @@ def decode(source: Path | bytes, mode: Mode, where: str) -> "Image.Image":
         raise
     # Broken bytes make Pillow's decoders raise anything: OSError, SyntaxError, ValueError, struct.error, EOFError.
     except Exception as error:
-        size = len(source) if isinstance(source, bytes) else _size(source)
-        raise DataError(
-            f"cannot read image {where} ({size}): {type(error).__name__}: {error}; mend or remove it"
-        ) from error
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no image format that Pillow knows" if is_unknown else f"{type(error).__name__}: {error}"
+        raise DataError(f"cannot read image {where} ({_size(source)}): {reason}; mend or remove it") from error
 
 
-def _size(path: Path) -> str:
+def _size(source: Path | bytes) -> str:
     try:
-        return f"{path.stat().st_size} bytes"
+        return f"{len(source) if isinstance(source, bytes) else source.stat().st_size} bytes"
     except OSError as error:
         return error.strerror or "no size"
 

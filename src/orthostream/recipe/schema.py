@@ -106,9 +106,6 @@ class AugmentRecipe(Section):
                 yield name, "has no effect while augment.mix_probability is 0"
         if not (self.mix_probability and self.mixup_alpha and self.cutmix_alpha):
             yield "cutmix_share", "has no effect unless both mixup and cutmix are on"
-        if self.pipeline == "none":
-            for name in ("randaugment_n", "randaugment_m", "random_erase"):
-                yield name, "has no effect with augment.pipeline none"
 
 
 @dataclass(frozen=True, kw_only=True)
