@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import golden
 import pytest
 import torch
-from analysis.golden_variants import choice_of
 from torch import Tensor
 
+import golden
+from analysis.golden_variants import choice_of
 from orthostream import connections, models
 from orthostream.analysis import record
 from orthostream.models.authors_layout import from_authors

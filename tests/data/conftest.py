@@ -26,6 +26,12 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 
 @pytest.fixture
+def picture():
+    """The function that makes the images of :func:`write_cifar`, by index."""
+    return noise
+
+
+@pytest.fixture
 def write_cells():
     """Write a parquet file of the Hugging Face layout from image cells and labels."""
 
@@ -48,7 +54,11 @@ def write_cifar(write_cells):
 
     def write(folder: Path, name: str = "cifar10", size: int = 32) -> Path:
         kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-        shards = {"train-00000-of-00002": range(4), "train-00001-of-00002": range(4, 7), "test-00000-of-00001": (7, 8, 9)}
+        shards = {
+            "train-00000-of-00002": range(4),
+            "train-00001-of-00002": range(4, 7),
+            "test-00000-of-00001": (7, 8, 9),
+        }
         for shard, indices in shards.items():
             # Both lossless formats, for the hub has PNG and other copies have WebP.
             cells = [{"bytes": encoded(noise(i, size), ("PNG", "WEBP")[i % 2]), "path": f"{i}.png"} for i in indices]

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from locations import data_folder
+from pyarrow import parquet
 from torchvision import datasets
 
+from locations import data_folder
 from orthostream import data
 from orthostream.data.cifar import CIFAR10, CIFAR100
 from orthostream.data.errors import DataError
@@ -21,23 +22,19 @@ OFFICIAL_PIXELS = {
 }
 
 
-def noise(index):
-    return np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-
-
 def pixels(split):
     return split.images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", CIFAR10), ("cifar100", CIFAR100)])
-def test_parquet_files_are_read_in_order_without_loss(name, kind, tmp_path, write_cifar):
+def test_parquet_files_are_read_in_order_without_loss(name, kind, tmp_path, write_cifar, picture):
     splits = data.load(name, str(write_cifar(tmp_path, name)))
-    assert np.array_equal(pixels(splits.train), np.stack([noise(i) for i in range(7)]))
-    assert np.array_equal(pixels(splits.evaluation), np.stack([noise(i) for i in (7, 8, 9)]))
+    assert np.array_equal(pixels(splits.train), np.stack([picture(i) for i in range(7)]))
+    assert np.array_equal(pixels(splits.evaluation), np.stack([picture(i) for i in (7, 8, 9)]))
     assert splits.train.labels.tolist() == list(range(7)) and splits.evaluation.labels.tolist() == [7, 8, 9]
     facts = splits.description
     assert facts.classes == kind.classes and (facts.channels, facts.image_size, facts.patch_size) == (3, 32, 4)
-    assert splits.train.image(3).mode == "RGB" and np.array_equal(np.asarray(splits.train.image(3)), noise(3))
+    assert splits.train.image(3).mode == "RGB" and np.array_equal(np.asarray(splits.train.image(3)), picture(3))
     assert splits.notes == (
         "train: 7 of the official 50,000 images; results do not compare",
         "test: 3 of the official 10,000 images; results do not compare",
@@ -88,8 +85,6 @@ def test_an_unreadable_row_is_named(cell, message, tmp_path, write_cifar, write_
 
 
 def _first_cell(folder):
-    from pyarrow import parquet
-
     return parquet.read_table(folder / "train-00000-of-00002.parquet")["img"][0].as_py()
 
 
@@ -137,7 +132,7 @@ def test_what_is_no_source_is_refused_with_the_ways_to_get_the_data(tmp_path):
 
 
 @pytest.fixture
-def archive(tmp_path, monkeypatch):
+def archive(tmp_path, monkeypatch, picture):
     """A tiny archive in the official layout, whose digests torchvision is told to be the official ones."""
     root = tmp_path / "archive" / CIFAR10.archive
     root.mkdir(parents=True)
@@ -147,7 +142,7 @@ def archive(tmp_path, monkeypatch):
         return name, hashlib.md5((root / name).read_bytes()).hexdigest()
 
     def batch(indices):
-        rows = np.stack([noise(i).transpose(2, 0, 1).ravel() for i in indices])
+        rows = np.stack([picture(i).transpose(2, 0, 1).ravel() for i in indices])
         return {"data": rows, "labels": [i % 10 for i in indices]}
 
     reader = datasets.CIFAR10
@@ -159,10 +154,10 @@ def archive(tmp_path, monkeypatch):
     return root
 
 
-def test_the_original_archive_gives_the_same_pixels(archive):
+def test_the_original_archive_gives_the_same_pixels(archive, picture):
     for source in (archive.parent, archive):
         splits = data.load("cifar10", str(source))
-        assert np.array_equal(pixels(splits.train), np.stack([noise(i) for i in range(3)]))
+        assert np.array_equal(pixels(splits.train), np.stack([picture(i) for i in range(3)]))
         assert splits.train.labels.tolist() == [0, 1, 2] and splits.evaluation.labels.tolist() == [3, 4]
 
 

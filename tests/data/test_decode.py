@@ -26,6 +26,11 @@ def test_16_bit_grey_is_scaled_and_not_clipped(kind):
     assert decode(stored(Image.fromarray(RAMP), kind), "RGB", "here").mode == "RGB"
 
 
+def test_16_bit_grey_is_rounded_to_the_nearest_level():
+    # 250 / 257 = 0.97
+    assert decode(stored(Image.fromarray(np.full((1, 1), 250, np.uint16)), "PNG"), "L", "here").getpixel((0, 0)) == 1
+
+
 @pytest.mark.parametrize("pixels", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70000, np.int32)])
 def test_pixels_without_a_known_range_are_refused(pixels):
     with pytest.raises(DataError, match=r"here has pixels of kind .* range"):

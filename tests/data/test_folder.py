@@ -38,7 +38,13 @@ def test_samples_are_sorted_by_class_and_path(tmp_path, write_folder):
 
 @pytest.mark.parametrize(
     ("present", "used"),
-    [(["val"], "val"), (["valid"], "valid"), (["validation"], "validation"), (["test"], "test"), (["test", "valid"], "valid")],
+    [
+        (["val"], "val"),
+        (["valid"], "valid"),
+        (["validation"], "validation"),
+        (["test"], "test"),
+        (["test", "valid"], "valid"),
+    ],
 )
 def test_the_evaluation_split_goes_by_several_names(present, used, tmp_path, write_folder):
     files = {name: shape for name, shape in PLAIN.items() if name.startswith("train")}
@@ -72,7 +78,7 @@ def test_a_class_that_only_evaluation_has_is_refused(tmp_path, write_folder):
 
 def test_an_empty_class_folder_is_named(tmp_path, write_folder):
     (write_folder(tmp_path, PLAIN) / "train" / "ant").mkdir()
-    with pytest.raises(DataError, match="1 class folders of .*train hold no image: ant; remove them or fill them"):
+    with pytest.raises(DataError, match=r"1 class folders of .*train hold no image: ant; remove them or fill them"):
         data.load("folder", str(tmp_path))
 
 
@@ -80,7 +86,10 @@ def test_an_empty_class_folder_is_named(tmp_path, write_folder):
     ("files", "message"),
     [
         ({"images/cat/1.png": (2, 2)}, "has no train folder; it holds: images"),
-        ({"train/cat/1.png": (2, 2), "train/dog/1.png": (2, 2)}, r"no evaluation split \(val, valid, validation, test\)"),
+        (
+            {"train/cat/1.png": (2, 2), "train/dog/1.png": (2, 2)},
+            r"no evaluation split \(val, valid, validation, test\)",
+        ),
         ({"train/cat/1.png": (2, 2), "val/cat/1.png": (2, 2)}, r"1 class folders \(cat\); a classifier needs two"),
         ({"train/1.png": (2, 2), "val/1.png": (2, 2)}, "0 class folders; a classifier needs two"),
         ({"train/a/1.png": (2, 2), "train/b/1.png": (2, 2), "val/1.png": (2, 2)}, "val holds no image in any class"),
@@ -103,7 +112,7 @@ def test_a_forbidden_folder_is_named(tmp_path, write_folder):
     closed = write_folder(tmp_path, PLAIN) / "train" / "cat"
     closed.chmod(0)
     try:
-        with pytest.raises(DataError, match="cannot read the folder .*cat: Permission denied"):
+        with pytest.raises(DataError, match=r"cannot read the folder .*cat: Permission denied"):
             data.load("folder", str(tmp_path))
     finally:
         closed.chmod(0o755)
@@ -137,6 +146,9 @@ def test_every_transform_takes_the_smallest_and_the_longest_image(shape, pipelin
     splits = data.load("folder", str(write_folder(tmp_path, PLAIN | {"train/cat/0.png": shape})), 32)
     index = next(i for i in range(len(splits.train)) if splits.train.image(i).size == shape)
     strong = {"randaugment_n": 2, "randaugment_m": 5, "random_erase": 1.0} if pipeline == "vit" else {}
-    for transform in (train_transform(splits.description, pipeline, **strong), evaluation_transform(splits.description, pipeline)):
+    for transform in (
+        train_transform(splits.description, pipeline, **strong),
+        evaluation_transform(splits.description, pipeline),
+    ):
         out = transform(splits.train.image(index))
         assert out.shape == (3, 32, 32) and out.dtype == torch.float32 and out.isfinite().all()

@@ -1,6 +1,6 @@
 """Every step has the same samples for any number of processes, and every evaluation each sample once."""
 
-from itertools import product
+from itertools import chain, product
 
 import pytest
 
@@ -10,9 +10,7 @@ from orthostream.errors import UsageError
 
 
 def batches(rank=0, world_size=1, accumulate=1, size=50, batch_size=12, seed=3):
-    return EpochBatches(
-        size, seed=seed, batch_size=batch_size, accumulate=accumulate, rank=rank, world_size=world_size
-    )
+    return EpochBatches(size, seed=seed, batch_size=batch_size, accumulate=accumulate, rank=rank, world_size=world_size)
 
 
 def steps(world_size, accumulate, epoch=0, start_step=0):
@@ -21,7 +19,7 @@ def steps(world_size, accumulate, epoch=0, start_step=0):
         list(batches(rank, world_size, accumulate).micro_batches(epoch, start_step)) for rank in range(world_size)
     ]
     micros = [[place for share in micro for place in share] for micro in zip(*shares, strict=True)]
-    return [sum(micros[i : i + accumulate], []) for i in range(0, len(micros), accumulate)]
+    return [list(chain(*micros[i : i + accumulate])) for i in range(0, len(micros), accumulate)]
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), list(product([1, 2, 3], [1, 2])))

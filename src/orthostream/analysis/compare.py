@@ -261,15 +261,8 @@ class Comparison:
         ]
         parts = [aligned(["measure", "group", "n", "mean ± std", "unit", "each seed"], rows, "llrrll")]
         for label in self.labels[1:]:
-            header = [
-                f"{label} minus {self.baseline}",
-                "n",
-                "mean ± std",
-                "unit",
-                "95 % interval",
-                "seeds",
-                "each seed",
-            ]
+            first = f"{label} minus {self.baseline}"
+            header = [first, "n", "mean ± std", "unit", "95 % interval", "seeds", "each seed"]
             pairs = [self.paired(label, m) for m in self.measures]
             rows = [
                 [p.measure.title, str(p.n), str(p), p.measure.difference_unit, p.interval_text, p.verdict, p.seeds_text]
@@ -278,7 +271,9 @@ class Comparison:
             parts.append(aligned(header, rows, "lrrlrll"))
         absent = [f"missing: {cell.label} seed {cell.seed}: {cell.reason}" for cell in self.missing]
         absent += [f"unreadable: {folder}: {reason}" for folder, reason in self.unreadable.items()]
-        return "\n\n".join(parts + ["\n".join(absent)] * bool(absent))
+        if absent:
+            parts.append("\n".join(absent))
+        return "\n\n".join(parts)
 
     def _counts(self, label: str, seed: int) -> bool:
         run = self.groups[label].get(seed)

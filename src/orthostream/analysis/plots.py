@@ -234,6 +234,9 @@ def _tick_blocks(axes: Axes, sites: Sequence[LoggedSite]) -> None:
 
 def _set_scale(axes: Axes, low: float, high: float) -> None:
     """Limits with a margin; logarithmic where positive values span more than a factor of ``WIDE``."""
+    if not low <= high < np.inf:
+        # No value was finite: there is nothing to fit.
+        return
     if low > 0 and high > WIDE * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.3, high * 1.3)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -193,9 +194,9 @@ def _writers(module: nn.Module) -> Iterator[tuple[str, Connection]]:
 
 
 def _device(model: nn.Module) -> torch.device:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    """Where the model is; a model without tensors is on the CPU."""
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _value_names(connection: Connection, device: torch.device) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
 """The authors' flags of the residual connection, and the one connection that they mean together."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from orthostream.authors.flags import FLAGS
 from orthostream.errors import UsageError, unknown
 from orthostream.recipe import ConnectionRecipe
 
@@ -36,7 +37,15 @@ class Meaning:
     """
 
     fields: Mapping[str, Any]
-    notes: list[str]
+    notes: tuple[str, ...] = ()
+
+    def setting(self, place: str, value: Any) -> "Meaning":
+        """The same with one more field."""
+        return replace(self, fields={**self.fields, place: value})
+
+    def noting(self, note: str) -> "Meaning":
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
 
 
 @dataclass(frozen=True)
@@ -80,40 +89,46 @@ def connection_of(values: Mapping[str, Any], chosen: Collection[str], stream: St
 
     Args:
         values: of all flags.
-        chosen: the flags that were given, so that they may not contradict each other.
-        stream: ``tokens`` or ``maps``, what the model carries.
+        chosen: the flags that were given, which may not contradict each other.
+        stream: what the model carries.
 
     Raises:
         UsageError: for flags that cannot stand together.
     """
-    method = parse_method(values["orthogonal_method"])
-    pattern = "none" if values["residual_pattern"] == "default" else values["residual_pattern"]
-    if method.pattern is not None:
-        if pattern not in ("none", method.pattern):
-            raise UsageError(
-                f"orthogonal_method {values['orthogonal_method']!r} and residual_pattern {pattern!r} contradict each "
-                "other; give one of them"
-            )
-        pattern = method.pattern
-    is_orthogonal = values["orthogonal_residual"]
-    if method.base is not None:
-        if "orthogonal_residual" in chosen and is_orthogonal != (method.base == "orthogonal"):
-            switch = "orthogonal_residual" if is_orthogonal else "no_orthogonal_residual"
-            raise UsageError(
-                f"orthogonal_method {values['orthogonal_method']!r} contradicts {switch}; remove one of them"
-            )
-        is_orthogonal = method.base == "orthogonal"
+    method = _method_of(values, chosen)
     if method.projection == "negative":
-        return _negative(values, pattern, is_orthogonal)
-    if values["orthogonal_pattern"] is not None or values["orthogonal_prob"] is not None:
-        return _in_places(values, chosen, pattern, method, stream)
-    return _everywhere(values, chosen, pattern, method, is_orthogonal, stream)
+        return _negative(values, method)
+    if values["orthogonal_prob"] is not None or values["orthogonal_pattern"] is not None:
+        meaning = _in_places(values, method)
+    else:
+        meaning = _everywhere(values, method, stream)
+    if method.projection != "global":
+        return meaning
+    if "orthogonal" not in (meaning.fields["connection.name"], meaning.fields.get("connection.base")):
+        return meaning.noting("orthogonal_method global has no effect without orthogonal_residual")
+    return _with_axes(meaning, stream)
 
 
-def _negative(values: Mapping[str, Any], pattern: str, is_orthogonal: bool) -> Meaning:
+def _method_of(values: Mapping[str, Any], chosen: Collection[str]) -> Method:
+    """Base, pattern and projection, of the method string where it says them and of the other flags where not."""
+    text = values["orthogonal_method"]
+    method = parse_method(text)
+    pattern = "none" if values["residual_pattern"] == "default" else values["residual_pattern"]
+    if method.pattern is not None and pattern not in ("none", method.pattern):
+        raise UsageError(
+            f"orthogonal_method {text!r} and residual_pattern {pattern!r} contradict each other; give one of them"
+        )
+    base = "orthogonal" if values["orthogonal_residual"] else "linear"
+    if method.base is not None and method.base != base and "orthogonal_residual" in chosen:
+        switch = "orthogonal_residual" if values["orthogonal_residual"] else "no_orthogonal_residual"
+        raise UsageError(f"orthogonal_method {text!r} and {switch} contradict each other; give one of them")
+    return Method(method.base or base, method.pattern or pattern, method.projection or "feature")
+
+
+def _negative(values: Mapping[str, Any], method: Method) -> Meaning:
     others = {
-        "orthogonal_residual": is_orthogonal,
-        "residual_pattern": pattern != "none",
+        "orthogonal_residual": method.base == "orthogonal",
+        "residual_pattern": method.pattern != "none",
         "orthogonal_pattern": values["orthogonal_pattern"] is not None,
         "orthogonal_prob": values["orthogonal_prob"] is not None,
     }
@@ -122,81 +137,61 @@ def _negative(values: Mapping[str, Any], pattern: str, is_orthogonal: bool) -> M
             f"orthogonal_method negative cannot stand with {', '.join(clashes)}; the authors' program crashes on it. "
             "Remove one, for example with --no_orthogonal_residual"
         )
-    return Meaning({"connection.name": "negative"}, [])
+    return Meaning({"connection.name": "negative"})
 
 
-def _everywhere(
-    values: Mapping[str, Any],
-    chosen: Collection[str],
-    pattern: str,
-    method: Method,
-    is_orthogonal: bool,
-    stream: Stream,
-) -> Meaning:
+def _everywhere(values: Mapping[str, Any], method: Method, stream: Stream) -> Meaning:
     """One connection at every site."""
-    base = "orthogonal" if is_orthogonal else "linear"
-    name = base if pattern == "none" else pattern
-    fields: dict[str, Any] = {"connection.name": name}
-    notes = []
-    if pattern != "none":
-        fields["connection.base"] = base
-    if pattern == "rescale_stream":
-        if values["residual_rescale_mode"] == "conv1x1" and stream == "tokens":
+    is_learned, is_orthogonal = method.pattern != "none", method.base == "orthogonal"
+    meaning = Meaning({"connection.name": method.pattern if is_learned else method.base})
+    if is_learned:
+        meaning = meaning.setting("connection.base", method.base)
+    if is_orthogonal or method.pattern in ("rezero_constrained", "rescale_stream"):
+        meaning = meaning.setting("connection.eps", values["orthogonal_eps"])
+    elif values["orthogonal_eps"] != FLAGS["orthogonal_eps"].default:
+        meaning = meaning.noting("orthogonal_eps has no effect without orthogonal_residual")
+    mode = values["residual_rescale_mode"]
+    if method.pattern == "rescale_stream":
+        if mode == "conv1x1" and stream == "tokens":
             raise UsageError("residual_rescale_mode conv1x1 needs a ResNet; a ViT takes scalar")
-        fields["connection.mode"] = values["residual_rescale_mode"]
+        meaning = meaning.setting("connection.mode", mode)
         if not is_orthogonal:
-            notes.append("rescale_stream drops the parallel part of updates on the linear base too")
-    elif "residual_rescale_mode" in chosen:
-        notes.append("residual_rescale_mode has no effect without residual_pattern rescale_stream")
-    if name != "linear" and (is_orthogonal or pattern != "rezero"):
-        fields["connection.eps"] = values["orthogonal_eps"]
-    elif "orthogonal_eps" in chosen:
-        notes.append(f"orthogonal_eps has no effect with a {name} connection on the linear base")
-    if is_orthogonal:
-        return _with_axes(fields, notes, method, stream)
-    if "orthogonal_method" in chosen and method.projection is not None:
-        notes.append(f"orthogonal_method {method.projection} has no effect without orthogonal_residual")
-    return Meaning(fields, notes)
+            meaning = meaning.noting("rescale_stream drops the parallel part of updates on the linear base too")
+    elif mode != FLAGS["residual_rescale_mode"].default:
+        meaning = meaning.noting("residual_rescale_mode has no effect without residual_pattern rescale_stream")
+    return meaning
 
 
-def _in_places(
-    values: Mapping[str, Any], chosen: Collection[str], pattern: str, method: Method, stream: Stream
-) -> Meaning:
+def _in_places(values: Mapping[str, Any], method: Method) -> Meaning:
     """Orthogonal in some blocks, or with a probability; linear otherwise, whatever orthogonal_residual says."""
-    flag = "orthogonal_pattern" if values["orthogonal_prob"] is None else "orthogonal_prob"
-    if pattern != "none":
+    is_drawn = values["orthogonal_prob"] is not None
+    flag = "orthogonal_prob" if is_drawn else "orthogonal_pattern"
+    if method.pattern != "none":
         raise UsageError(
             f"{flag} switches between orthogonal and linear, which is not supported together with residual_pattern "
-            f"{pattern}; remove one of them"
+            f"{method.pattern}; remove one of them"
         )
-    fields: dict[str, Any] = {"connection.name": "orthogonal", "connection.eps": values["orthogonal_eps"]}
-    notes = []
-    if not values["orthogonal_residual"]:
-        notes.append(f"{flag} makes blocks orthogonal without orthogonal_residual, as in the authors' program")
-    if flag == "orthogonal_pattern":
-        fields["connection.blocks"] = number_list(values["orthogonal_pattern"], "orthogonal_pattern")
-        return _with_axes(fields, notes, method, stream)
-    fields["connection.probability"] = values["orthogonal_prob"]
-    notes.append(
-        "orthogonal_prob is drawn once an optimizer step, equally on all ranks; evaluations use the orthogonal "
-        "connection in all blocks (the authors' program draws for each micro-batch and rank, and evaluates the last "
-        "draw: connection.at_evaluation=last)"
+    meaning = Meaning({"connection.name": "orthogonal", "connection.eps": values["orthogonal_eps"]})
+    if method.base == "linear":
+        meaning = meaning.noting(f"{flag} makes blocks orthogonal without orthogonal_residual, as their program does")
+    if not is_drawn:
+        return meaning.setting("connection.blocks", number_list(values[flag], flag))
+    if values["orthogonal_pattern"] is not None:
+        meaning = meaning.noting("orthogonal_pattern has no effect: orthogonal_prob draws for every block")
+    return meaning.setting("connection.probability", values[flag]).noting(
+        "orthogonal_prob is drawn once an optimizer step, equally on all ranks, and evaluations are orthogonal in all "
+        "blocks; their program draws for each micro-batch and rank, and evaluates what was drawn last, as "
+        "connection.at_evaluation=last does"
     )
-    if "orthogonal_pattern" in chosen and values["orthogonal_pattern"] is not None:
-        notes.append("orthogonal_pattern has no effect: orthogonal_prob draws for every block")
-    return _with_axes(fields, notes, method, stream)
 
 
-def _with_axes(fields: dict[str, Any], notes: list[str], method: Method, stream: Stream) -> Meaning:
-    if method.projection != "global":
-        return Meaning(fields, notes)
+def _with_axes(meaning: Meaning, stream: Stream) -> Meaning:
     axes = GLOBAL_AXES[stream]
-    reach = "all tokens of an image, so each token sees the others" if stream == "tokens" else "the whole map"
-    notes.append(
-        f"orthogonal_method global: the inner product runs over the axes {axes}, {reach}; the authors' program "
-        "accepts the word and computes feature"
+    reach = "all tokens of an image, so that a token sees the others" if stream == "tokens" else "the whole map"
+    return meaning.setting("connection.dim", axes).noting(
+        f"orthogonal_method global: the inner product runs over the axes {axes}, {reach}; their program accepts "
+        "the word and computes feature"
     )
-    return Meaning({**fields, "connection.dim": axes}, notes)
 
 
 def number_list(value: str | int | tuple[int, ...] | None, flag: str) -> list[int]:

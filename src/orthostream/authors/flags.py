@@ -120,7 +120,7 @@ AUTHORS_FLAGS = (
 # What the authors' program does not have.
 OUR_FLAGS = (
     Flag("data_dir", str | None, None, "folder of the data set; without it, its own place", "data.source"),
-    Flag("num_workers", int, 0, "loader processes of each rank", "data.workers"),
+    Flag("num_workers", int, 4, "loader processes of each rank", "data.workers"),
     Flag("run_dir", str | None, None, "the run folder itself, instead of a new one in --results_dir"),
     Flag("resume", bool, False, "go on with the run in --run_dir"),
     Flag("overwrite", bool, False, "delete the run in --run_dir first"),

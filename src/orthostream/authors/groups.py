@@ -1,6 +1,6 @@
 """Groups of the authors' flags that mean something together, both ways: flags to fields, and a recipe to flags."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,12 +57,16 @@ def _model(values: Values, chosen: Chosen) -> Meaning:
         fields["model.name"] = f"preact_{values['model']}"
         fields["model.norm_head"] = values["is_layernorm_classifier"]
         idle = ["preset", *NOT_FOR_RESNETS]
-    notes = []
-    for name in idle:
-        if name in chosen and values[name]:
-            extra = " beyond the name of the run" if name == "preset" else ""
-            notes.append(f"{name} has no effect on {values['model']}{extra}, as in the authors' program")
-    return Meaning(fields, notes)
+    meaning = Meaning(fields)
+    for name in _given(idle, values, chosen):
+        extra = " beyond the name of the run" if name == "preset" else ""
+        meaning = meaning.noting(f"{name} has no effect on {values['model']}{extra}, as in the authors' program")
+    return meaning
+
+
+def _given(names: Iterable[str], values: Values, chosen: Chosen) -> list[str]:
+    """Which of these flags someone set to another value than the default."""
+    return [name for name in names if name in chosen and values[name] != FLAGS[name].default]
 
 
 def _flags_of_model(recipe: Recipe) -> dict[str, Any] | None:
@@ -84,10 +88,12 @@ def _augment(values: Values, chosen: Chosen) -> Meaning:
         # A magnitude of nothing would only be remarked upon.
         if not fields["augment.randaugment_n"]:
             fields["augment.randaugment_m"] = 0
-        return Meaning(fields, [])
-    dropped = [name for name in VIT_ONLY_AUGMENTS if name in chosen and values[name]]
-    notes = [f"{', '.join(dropped)}: dropped, as the authors' program has no such transforms for ResNets and mnist"]
-    return Meaning(dict.fromkeys(places, 0), notes if dropped else [])
+        return Meaning(fields)
+    meaning = Meaning(dict.fromkeys(places, 0))
+    if dropped := [name for name in VIT_ONLY_AUGMENTS if values[name] not in (0, FLAGS[name].default)]:
+        names = ", ".join(dropped)
+        return meaning.noting(f"{names}: dropped, as the authors' program has no such transforms for ResNets and mnist")
+    return meaning
 
 
 def _flags_of_augment(recipe: Recipe) -> dict[str, Any]:
@@ -107,10 +113,10 @@ def _mixing(values: Values, chosen: Chosen) -> Meaning:
             "augment.cutmix_alpha": values["cutmix_alpha"],
             "augment.cutmix_share": values["cutmix_switch_prob"],
         }
-        return Meaning(fields, [])
-    idle = [name for name in ("mixup_alpha", "cutmix_alpha", "mixup_prob", "cutmix_switch_prob") if name in chosen]
-    notes = [f"{', '.join(idle)}: no effect without use_mixup"] if idle else []
-    return Meaning({"augment.mix_probability": 0.0}, notes)
+        return Meaning(fields)
+    meaning = Meaning({"augment.mix_probability": 0.0})
+    idle = _given(("mixup_alpha", "cutmix_alpha", "mixup_prob", "cutmix_switch_prob"), values, chosen)
+    return meaning.noting(f"{', '.join(idle)}: no effect without use_mixup") if idle else meaning
 
 
 def _flags_of_mixing(recipe: Recipe) -> dict[str, Any]:
@@ -127,8 +133,11 @@ def _flags_of_mixing(recipe: Recipe) -> dict[str, Any]:
 
 
 def _autocast(values: Values, chosen: Chosen) -> Meaning:
-    notes = ["amp_dtype has no effect without use_amp"] if "amp_dtype" in chosen and not values["use_amp"] else []
-    return Meaning({"train.amp": values["amp_dtype"] if values["use_amp"] else "none"}, notes)
+    if values["use_amp"]:
+        return Meaning({"train.amp": values["amp_dtype"]})
+    meaning = Meaning({"train.amp": "none"})
+    idle = _given(("amp_dtype",), values, chosen)
+    return meaning.noting("amp_dtype has no effect without use_amp") if idle else meaning
 
 
 def _flags_of_autocast(recipe: Recipe) -> dict[str, Any]:
@@ -136,7 +145,7 @@ def _flags_of_autocast(recipe: Recipe) -> dict[str, Any]:
 
 
 def _statistics(values: Values, chosen: Chosen) -> Meaning:
-    return Meaning({"statistics.interval": values["log_interval"] if values["log_activations"] else None}, [])
+    return Meaning({"statistics.interval": values["log_interval"] if values["log_activations"] else None})
 
 
 def _flags_of_statistics(recipe: Recipe) -> dict[str, Any]:
@@ -145,11 +154,13 @@ def _flags_of_statistics(recipe: Recipe) -> dict[str, Any]:
 
 def _warmup(values: Values, chosen: Chosen) -> Meaning:
     if values["warmup_type"] == "const" and values["lr_scheduler_type"] == "step":
-        return Meaning({"schedule.warmup": "constant"}, [])
-    notes = []
+        return Meaning({"schedule.warmup": "constant"})
+    meaning = Meaning({"schedule.warmup": "linear"})
     if values["warmup_type"] == "const":
-        notes.append("warmup_type const is for lr_scheduler_type step alone, as in the authors' program; it is linear")
-    return Meaning({"schedule.warmup": "linear"}, notes)
+        return meaning.noting(
+            "warmup_type const is for lr_scheduler_type step alone, as in their program; it is linear"
+        )
+    return meaning
 
 
 def _flags_of_warmup(recipe: Recipe) -> dict[str, Any]:
@@ -161,16 +172,16 @@ def _flags_of_warmup(recipe: Recipe) -> dict[str, Any]:
 
 def _decay(values: Values, chosen: Chosen) -> Meaning:
     flag = "lr_scheduler_decay_epoch"
-    return Meaning({"schedule.decay_epochs": number_list(values[flag], flag)}, [])
+    return Meaning({"schedule.decay_epochs": number_list(values[flag], flag)})
 
 
 def _betas(values: Values, chosen: Chosen) -> Meaning:
-    return Meaning({"optimizer.betas": [values["adam_beta1"], values["adam_beta2"]]}, [])
+    return Meaning({"optimizer.betas": [values["adam_beta1"], values["adam_beta2"]]})
 
 
 def _epoch_checkpoints(values: Values, chosen: Chosen) -> Meaning:
     epochs = values["save_every_epochs"]
-    return Meaning({"checkpoint.every_epochs": epochs, "checkpoint.keep_every_epochs": epochs}, [])
+    return Meaning({"checkpoint.every_epochs": epochs, "checkpoint.keep_every_epochs": epochs})
 
 
 CONNECTION_OPTIONS = {

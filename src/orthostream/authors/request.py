@@ -179,7 +179,7 @@ def _converted(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
         kind = FLAGS[name].kind
         # Two of the authors' own recipes write None, which YAML takes for a text.
         if item.value in ("None", "none") and accepts_null(kind) and kind != str | None:
-            notes.append(f"{item.source}: {name}: {item.shown()} is a text in YAML; it is read as null")
+            notes.append(f"{item.source}: {name}: {item.shown()} is read as null")
             item = Given(None, item.origin, item.line)
         try:
             values[name] = convert(item, kind)

@@ -144,7 +144,7 @@ def _all_fields(request: Request, values: Mapping[str, Any]) -> tuple[Fields, li
     for name, flag in FLAGS.items():
         if flag.place is not None:
             fields[flag.place] = (flag.words.get(values[name], values[name]), _giver(request, [name]))
-    notes = []
+    notes: list[str] = []
     for group in GROUPS:
         meaning = group.meaning(values, request.given.keys())
         notes += meaning.notes
@@ -156,11 +156,11 @@ def _all_fields(request: Request, values: Mapping[str, Any]) -> tuple[Fields, li
 def _changed_fields(request: Request, values: Mapping[str, Any], standing: Recipe) -> tuple[Fields, list[str]]:
     """What the flags of the command line change of a recipe."""
     fields: Fields = {}
-    for name in request.typed:
+    for name in sorted(request.typed):
         flag = FLAGS[name]
         if flag.place is not None:
             fields[flag.place] = (flag.words.get(values[name], values[name]), request.given[name])
-    notes = []
+    notes: list[str] = []
     present = flat(standing)
     for group in GROUPS:
         if not _is_touched(group, request, standing):
@@ -169,7 +169,7 @@ def _changed_fields(request: Request, values: Mapping[str, Any], standing: Recip
         notes += meaning.notes
         nulls = {place: None for place in group.exclusive if present.get(place) is not None}
         for place, value in {**nulls, **meaning.fields}.items():
-            deciding = group.places[place] if place in meaning.fields else sorted(group.flags)
+            deciding = group.places[place] if place in meaning.fields else (*group.places[place], *group.choosing)
             if request.typed & set(deciding) and present.get(place) != value:
                 fields[place] = (value, _giver(request, deciding))
     return fields, notes

@@ -40,8 +40,8 @@ class HyperConnections(Connection):
     sums them. At its start the rule is the plain residual, up to the factor n that the final norm removes.
 
     Coefficients and mixing are computed in float32 (float64 for a float64 stream) with autocast off. A stream of half
-    precision is rounded after the mixing and again after the update. With ``norm="rms"`` a stream of zeros stays zero in
-    the norm, but its gradient through the dynamic part is divided by the norm's floor of 1e-12, as in the reference code.
+    precision is rounded after the mixing and again after the update. With ``norm="rms"`` the gradient of a stream of
+    zeros through the dynamic part is divided by the norm's floor of 1e-12, as in the reference code.
 
     Args:
         site: the place in the trunk; needs its ``features`` where coefficients are dynamic. Its ``index`` picks

@@ -51,13 +51,7 @@ def wire(choice: Choice, sites: Sequence[Site], create: Callable[..., Connection
         for site in sites
     }
     _refuse_idle_patterns(choice, sites)
-    layouts = {connection.layout: name for name, connection in reversed(made.items())}
-    if len(layouts) > 1:
-        (one, at_one), (other, at_other) = list(layouts.items())[:2]
-        raise UsageError(
-            f"all sites of a trunk must carry the same kind of stream, but {at_one} carries {one} and "
-            f"{at_other} carries {other}; choose rules of one kind for all sites"
-        )
+    _refuse_mixed_layouts(made)
     first, last = sites[0], sites[-1]
     begin = _make(_resolve(choice, first), replace(first, name="begin", verbs=frozenset({"expand"})), create)
     end = _make(_resolve(choice, last), replace(last, name="end", verbs=frozenset({"reduce"})), create)
@@ -132,6 +126,16 @@ def _make(choice: Any, site: Site, create: Callable[..., Connection]) -> Connect
         )
     name, options = choice.spec
     return create(name, site=site, **options)
+
+
+def _refuse_mixed_layouts(made: Mapping[str, Connection]) -> None:
+    at_first, first = next(iter(made.items()))
+    for name, connection in made.items():
+        if connection.layout != first.layout:
+            raise UsageError(
+                f"all sites of a trunk must carry the same kind of stream, but {at_first} carries {first.layout} and "
+                f"{name} carries {connection.layout}; choose rules of one kind for all sites"
+            )
 
 
 def _refuse_idle_patterns(choice: Any, sites: Sequence[Site]) -> None:

@@ -3,13 +3,13 @@
 import math
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from orthostream.data.description import Description
 from orthostream.errors import UsageError, needs_extra
 
 with needs_extra("vision"):
-    import torch
     from PIL import Image, ImageDraw
 
 # Pixels: the least side of a tile, the space between tiles, the height of a caption.

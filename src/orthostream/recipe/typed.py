@@ -149,7 +149,8 @@ def _one_of(given: Given, kind: Any) -> Any:
 def _has_its_form(given: Given, kind: Any) -> bool:
     """Whether the value was meant for this member of a union, so that its own message says more."""
     if get_origin(kind) in (tuple, list, Sequence):
-        return isinstance(given.value, list)
+        # A single number stands in for a list of one only where no number is allowed.
+        return type(given.value) in (list, int)
     if get_origin(kind) is Literal:
         return isinstance(given.value, str)
     return kind is str and isinstance(given.value, bool | int | float)
