@@ -252,6 +252,11 @@ class TestPython:
             ("recipe = {'optimizer': {'lr': '1e-3'}}", "a.py: optimizer.lr: expected a number, got '1e-3'"),
             ("\nrecipe = 1 / 0", "a.py:2: the configuration file failed with ZeroDivisionError"),
             ("\n\nrecipe = (", "a.py:3: "),
+            ("def recipe():\n    return {}['x']", "a.py:2: the configuration file failed with KeyError: 'x'"),
+            (
+                "from orthostream.recipe import *\nrecipe = Recipe(optimizer=OptimizerRecipe(lr=0))",
+                "a.py:2: optimizer.lr: must be above 0, got 0.0",
+            ),
         ],
     )
     def test_refusals(self, folder, program, message):

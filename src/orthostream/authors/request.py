@@ -135,7 +135,7 @@ def _python_configuration(path: Path) -> list[Given]:
             f"it defines {' and '.join(found) or 'neither'}"
         )
     if found == ["recipe"]:
-        return [recipe_layer(names["recipe"], str(path))]
+        return [recipe_layer(names["recipe"], path)]
     return [from_python(names["config"], str(path))]
 
 

@@ -1,4 +1,4 @@
-"""Train one recipe in several settings and seeds; print one table and write one page.
+"""Train one recipe in several settings and seeds; print one table; write one page and its figures.
 
 Seeds are paired: each setting sees the same data order, augmentation and initial weights at the same seed.
 What is finished is not run again, what was interrupted goes on.
@@ -9,10 +9,12 @@ example:
 
 import argparse
 import itertools
+import shlex
 import sys
 from pathlib import Path
 
 from orthostream.analysis.compare import Comparison
+from orthostream.analysis.gallery import save_figures
 from orthostream.analysis.report import write_report
 from orthostream.analysis.runs import Run, read_run
 from orthostream.cli.sweep import Cell, log_of, run_cells
@@ -45,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     page = cells[0].folder.parent / "report.html"
     title = f"{Path(options.recipe).stem}: {' against '.join(comparison.labels)}"
     write_report(page, comparison, title=title, commands=[shown_command()])
-    print(f"\npage: {page}")
+    save_figures(comparison, page.parent / "figures")
+    print(f"\npage: {page}, figures: {page.parent / 'figures'}")
     return 1 if failed else 0
 
 
@@ -60,11 +63,13 @@ def plan_cells(options: argparse.Namespace) -> list[Cell]:
     name = Path(options.recipe).stem
     out = options.out or Path("runs") / f"compare-{name}"
     cells = []
+    # A seed among the overrides is where counting begins.
+    shared = [override for override in options.overrides if not override.startswith("seed=")]
     for combination in itertools.product(*map(settings_of, options.vary)):
         first = load_recipe(options.recipe, [*options.overrides, *combination]).recipe.seed
         label = " ".join(label_of(setting) for setting in combination)
         for seed in range(first, first + options.seeds):
-            arguments = (*options.overrides, *combination, f"seed={seed}", "log.progress=lines")
+            arguments = (*shared, *combination, f"seed={seed}")
             folder = out / f"{label.replace(' ', '-').replace('/', '-')}-seed{seed}"
             cells.append(Cell(label, seed, folder, (options.recipe, *arguments)))
     return cells
@@ -104,4 +109,4 @@ def gathered(cells: list[Cell], failed: list[Cell]) -> Comparison:
 
 def shown_command() -> str:
     """The command line that is running."""
-    return " ".join(["orthostream", *sys.argv[1:]])
+    return shlex.join(["orthostream", *sys.argv[1:]])

@@ -3,7 +3,8 @@
 import os
 import runpy
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,22 +129,23 @@ def python_layers(path: Path) -> list[Given]:
     names = run_python(path)
     if "recipe" not in names:
         raise UsageError(f"{path} does not define 'recipe': a dict, a Recipe, or a function that returns one of these")
-    return [recipe_layer(names["recipe"], str(path))]
+    return [recipe_layer(names["recipe"], path)]
 
 
-def recipe_layer(value: Any, origin: str) -> Given:
-    """A dict, a Recipe, or what a function returns, as a layer.
+def recipe_layer(value: Any, path: Path) -> Given:
+    """A dict, a Recipe, or what a function of a Python file returns, as a layer.
 
     Raises:
-        UsageError: for anything else.
+        UsageError: for anything else, or where the function fails.
     """
     if callable(value):
-        value = value()
+        with _code_of(path):
+            value = value()
     if isinstance(value, Recipe):
         value = changed_values(value)
     if not isinstance(value, Mapping):
-        raise UsageError(f"{origin}: 'recipe' is a dict, a Recipe, or a function that returns one, got {value!r}")
-    return from_python(value, origin)
+        raise UsageError(f"{path}: 'recipe' is a dict, a Recipe, or a function that returns one, got {value!r}")
+    return from_python(value, str(path))
 
 
 def run_python(path: Path) -> dict[str, Any]:
@@ -154,11 +156,20 @@ def run_python(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UsageError(f"there is no configuration file at {path.absolute()}")
-    try:
+    with _code_of(path):
         return runpy.run_path(str(path), run_name="orthostream_recipe")
+
+
+@contextmanager
+def _code_of(path: Path) -> Iterator[None]:
+    """Turn what a configuration file raises into a message with its line."""
+    try:
+        yield
     except SyntaxError as error:
         raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}") from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}:{lines[-1]}" if lines else str(path)
+        if isinstance(error, UsageError):
+            raise UsageError(f"{place}: {error}") from error
         raise UsageError(f"{place}: the configuration file failed with {type(error).__name__}: {error}") from error

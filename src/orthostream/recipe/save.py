@@ -101,15 +101,20 @@ def dump(resolved: Resolved, tables: Tables | None = None) -> str:
 def _lines(resolved: Resolved, tables: Tables) -> Iterator[str]:
     for name, value in to_dict(resolved.recipe).items():
         if name not in SECTIONS:
-            yield f"{name}: {_scalar(value)}  # {resolved.sources[name]}"
+            yield f"{name}: {_scalar(value)}{_comment(resolved.sources[name])}"
             continue
         yield f"{name}:"
         for key, item in value.items():
-            yield f"  {key}: {_scalar(item)}  # {resolved.sources[f'{name}.{key}']}"
+            yield f"  {key}: {_scalar(item)}{_comment(resolved.sources[f'{name}.{key}'])}"
         if name in tables and OPTIONS in {item.name for item in fields(SECTIONS[name])}:
             for key, option in entry_options(SECTIONS[name], tables[name], value["name"]).items():
                 if key not in value:
                     yield f"  # {key}: {_scalar(_builtin(option.default))}  # default of {value['name']}"
+
+
+def _comment(source: str) -> str:
+    """A source behind its value; a file may have any name, and a line break would end the comment."""
+    return "  # " + "".join(sign if sign.isprintable() else " " for sign in source)
 
 
 def _as_dict(section: Section) -> dict[str, Any]:

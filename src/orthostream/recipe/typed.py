@@ -101,7 +101,8 @@ def _number(given: Given, kind: Any) -> float:
         _refuse(given, kind)
     if not math.isfinite(given.value):
         _refuse(given, kind, "; it must be finite")
-    return float(given.value)
+    # Minus zero becomes zero: equal recipes are written, and hashed, alike.
+    return float(given.value) + 0.0
 
 
 def _text(given: Given, kind: Any) -> str:
