@@ -5,7 +5,6 @@ example:
 """
 
 import logging
-import os
 import sys
 
 from orthostream.authors import translate
@@ -19,9 +18,6 @@ def main() -> int:
     translation = translate(sys.argv[1:], TABLES)
     if translation.debug:
         logging.basicConfig(level=logging.DEBUG)
-    if os.environ.get("RANK", "0") == "0":
-        for note in translation.resolved.notes:
-            print(f"note: {note}", file=sys.stderr)
     return run_recipe(
         translation.resolved,
         run_dir=translation.run_dir or translation.new_folder,

@@ -9,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+
 from locations import REPOSITORY
 
 EXTRAS = ("torchvision", "numpy", "PIL", "yaml", "safetensors", "sklearn", "datasets", "rich", "matplotlib", "jinja2")

@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from locations import REPOSITORY
 from runs import ENVIRONMENT, SMALL, kill, newest, orthostream, rows, start, wait_for, weights
+
+from locations import REPOSITORY
 
 
 @pytest.fixture(scope="module")

@@ -276,9 +276,9 @@ def test_strength_zero_is_the_plain_sum_bit_for_bit(pair, dial) -> None:
 def test_strength_as_number_and_as_dial(strength) -> None:
     x, u = random_pair((3, 5, 16))
     exact = exact_update(x, u, -1, EPS, strength)
-    dial = torch.tensor(strength)
+    tensor = torch.tensor(strength)
     # One element in any shape, also one with more axes than the stream.
-    for dial in (strength, dial, dial.double(), dial.reshape(1), dial.reshape(1, 1, 1, 1)):
+    for dial in (strength, tensor, tensor.double(), tensor.reshape(1), tensor.reshape(1, 1, 1, 1)):
         torch.testing.assert_close(orthogonal_update(x, u, strength=dial), exact, rtol=1e-13, atol=1e-13)
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy import Source, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy import Source, trainer
 
 from orthostream import models
 from orthostream.analysis import Recording

@@ -35,7 +35,9 @@ def show_plan(resolved: Resolved, image: Path) -> None:
     model = parts["model"]
     first = next(loaders.train.epoch(0))
     if world.is_main:
-        print(recipe.dump(resolved))
+        print(recipe.dump(resolved, build.TABLES))
+        for note in [*resolved.notes, *loaders.notes]:
+            print(f"note: {note}")
         write_contact_sheet(image, first[0][0], loaders.description, first[0][1])
     seconds = time_a_step(parts, loaders, world)
     if world.is_main:

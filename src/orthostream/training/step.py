@@ -61,6 +61,13 @@ class Meters:
         self.steps, self.seen, self.epoch_steps = state["counts"]
 
 
+def mean_of_meters(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state of meters that another number of processes goes on with: each takes the mean of the former ones."""
+    sums = torch.stack([state["sums"] for state in states]).mean(0)
+    counts = [round(sum(values) / len(states)) for values in zip(*(s["counts"] for s in states), strict=True)]
+    return {"sums": sums, "counts": counts}
+
+
 @dataclass(frozen=True)
 class Gradient:
     """What the backward passes of a step left behind.

@@ -21,7 +21,7 @@ from orthostream.training.randomness import generator_states, set_generator_stat
 from orthostream.training.records import Records
 from orthostream.training.settings import Mix, Outcome, Position, Settings, Statistics, StepHook, TrainBatches
 from orthostream.training.signals import StopRequest
-from orthostream.training.step import Meters, Stepper
+from orthostream.training.step import Meters, Stepper, mean_of_meters
 
 # float16: so many skipped steps in a row mean that no scale helps.
 MOST_SKIPPED_IN_A_ROW = 20
@@ -134,13 +134,14 @@ class Trainer:
                 raise CheckpointError(f"{saved.path} holds no averaged weights; resume with the recipe it was made by")
             self.average.load(saved.average)
         self.position = Position(**state["position"])
-        self.meters.load(state["meters"])
         self.final = dict(state["final"])
         self.records.rewind(state["records"])
-        generators = state["generators"]
+        meters, generators = state["meters"], state["generators"]
         if len(generators) == self.world.size:
+            self.meters.load(meters[self.world.rank])
             set_generator_states(generators[self.world.rank], self.world.device)
         else:
+            self.meters.load(mean_of_meters(meters))
             self.progress.say(
                 f"note: this run was saved by {len(generators)} processes and goes on with {self.world.size}: the "
                 "batches and augmentations stay the same, dropout draws anew, and sums round differently"
@@ -260,11 +261,12 @@ class Trainer:
         if self.folder is None:
             return
         self._look()
-        generators = self.world.gather(generator_states(self.world.device))
+        # Dropout and running sums differ from rank to rank; all else is the same everywhere.
+        own = self.world.gather((generator_states(self.world.device), self.meters.state()))
         failure = ""
         if self.world.is_main:
             try:
-                self._write(self.folder, generators)
+                self._write(self.folder, own)
             except CheckpointError as error:
                 failure = str(error)
         # All processes must learn of a full disk, or the others would wait for rank 0 until the timeout.
@@ -272,7 +274,7 @@ class Trainer:
         if failure:
             raise CheckpointError(failure)
 
-    def _write(self, folder: Path, generators: list[Any]) -> None:
+    def _write(self, folder: Path, own: list[Any]) -> None:
         place, settings = self.position, self.settings
         name = self._checkpoint_name()
         every = settings.keep_every_epochs
@@ -287,10 +289,10 @@ class Trainer:
                 "position": place.as_builtins(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.stepper.scaler.state_dict(),
-                "meters": self.meters.state(),
+                "meters": [meters for _, meters in own],
                 "final": self.final,
                 "records": self.records.position(),
-                "generators": generators,
+                "generators": [generators for generators, _ in own],
             },
             details={"step": place.step, "epoch": place.epoch, "world_size": self.world.size, **self.details},
         )
