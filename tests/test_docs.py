@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+
 from locations import REPOSITORY
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])

@@ -5,8 +5,10 @@ import signal
 import pytest
 import torch
 from torch import nn
-from toy import BATCH, Source, network, trainer
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from toy import BATCH, CPU, Source, Split, network, trainer
 
+from orthostream.training import checkpoint as checkpoints
 from orthostream.training.checkpoint import CheckpointError
 from orthostream.training.evaluate import evaluate
 from orthostream.training.signals import StopRequest
@@ -91,6 +93,49 @@ def test_two_ranks_train_as_one(tmp_path, accumulate):
 def test_a_signal_on_one_rank_stops_all_at_one_step(tmp_path):
     outcomes = on_ranks(2, tmp_path, _trained, tmp_path / "stopped", 1, 1)
     assert [(step, number) for _, step, number in outcomes] == [(1, signal.SIGTERM)] * 2
+
+
+def _reductions(world, folder, accumulate):
+    made = trainer(folder / str(world.rank), source=Halves(world, accumulate), world=world, accumulate=accumulate)
+    made.model[1] = nn.Identity()
+    calls = 0
+
+    def count(state, bucket):
+        nonlocal calls
+        calls += 1
+        return default_hooks.allreduce_hook(state, bucket)
+
+    wrapped = wrap(made.model, world, None)
+    wrapped.register_comm_hook(None, count)
+    made.stepper.model = wrapped
+    micros = next(made.train_batches.epoch(0))
+    made.stepper.gradient(micros, 0, 0, lambda: None)
+    return len(micros), calls
+
+
+def test_gradients_are_reduced_once_a_step(tmp_path):
+    assert on_ranks(2, tmp_path, _reductions, tmp_path / "run", 2) == [(2, 1), (2, 1)]
+
+
+def _normed(world, folder):
+    source = Halves(world)
+    made = trainer(folder / "run" if world.is_main else folder / "other", source=source, world=world, max_steps=6)
+    made.evaluation_batches = Share(source.images, source.labels, world, BATCH)
+    made.stepper.model = wrap(made.model, world, None)
+    made.fit()
+    return made.final
+
+
+def test_batch_statistics_of_rank_0_are_those_of_the_evaluation(tmp_path):
+    first, second = on_ranks(2, tmp_path, _normed, tmp_path / "shared")
+    assert first == second
+    saved, _ = checkpoints.newest(tmp_path / "shared" / "run" / "checkpoints")
+    model, source = network(), Source()
+    model.load_state_dict(saved.weights)
+    alone = evaluate(model, Split(source), CPU)
+    assert alone.as_log()["val/acc@1"] == first["val/acc@1"]
+    # batches of another size, float32
+    assert alone.loss == pytest.approx(first["val/loss"], rel=1e-5)
 
 
 def _poisoned(world, folder):

@@ -6,12 +6,12 @@ import signal
 import pytest
 import torch
 from torch import nn
-from toy import SAMPLES, Source, network, trainer
+from toy import BATCH, SAMPLES, Source, network, trainer
 
 from orthostream.training import checkpoint as checkpoints
 from orthostream.training.checkpoint import CheckpointError
 from orthostream.training.signals import StopRequest
-from orthostream.training.trainer import NonFiniteError, load_weights
+from orthostream.training.trainer import NonFiniteError, Timer, load_weights
 
 TIMINGS = ("train/samples_per_sec",)
 
@@ -117,6 +117,13 @@ def test_rows_carry_the_rate_that_the_step_used_and_the_norm_before_clipping(tmp
     assert len(trained) == 18
     assert [row["train/lr"] for row in trained] == [made.schedule(step) for step in range(18)]
     assert all(row["train/grad/global_norm"] > 1e-3 for row in trained)
+
+
+def test_images_a_second_count_the_global_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(Timer, "rate", lambda self, step: 2.5)
+    trainer(tmp_path, accumulate=2, max_steps=4).fit()
+    (line, *_) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["train/samples_per_sec"] == 2.5 * BATCH
 
 
 def test_accumulation_is_the_mean_over_micro_batches(tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -76,6 +77,12 @@ class World:
         held = [value]
         dist.broadcast_object_list(held)
         return held[0]
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Give the tensors of every process the values that rank 0 holds."""
+        if self.is_distributed:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
         """Block until every process is here."""

@@ -87,7 +87,7 @@ class Trainer:
         self.final: dict[str, float] = {}
         self._newest: tuple[dict[str, float], Tensor] = ({}, torch.zeros(()))
         self.stepper = Stepper(
-            called or model,
+            model if called is None else called,
             optimizer,
             criterion,
             mix=mix,
@@ -240,6 +240,8 @@ class Trainer:
         place = self.position
         for hook in self.hooks:
             hook.evaluation()
+        # DDP aligns buffers at the next forward only; until then each rank has batch statistics of its own.
+        self.world.copy_from_main(self.model.buffers())
         values = evaluate(self.model, self.evaluation_batches, self.world).as_log()
         if self.average is not None:
             with self.average.in_place_of_weights():
