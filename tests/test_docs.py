@@ -17,7 +17,7 @@ def test_every_defect_has_its_tests():
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
     assert len(named) > 40
     for file, function in named:
-        assert re.search(rf"^def {function}\(", (REPOSITORY / file).read_text(), re.MULTILINE), f"{file}::{function}"
+        assert re.search(rf"^ *def {function}\(", (REPOSITORY / file).read_text(), re.MULTILINE), f"{file}::{function}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
