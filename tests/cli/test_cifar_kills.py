@@ -4,8 +4,9 @@ import random
 import time
 
 import pytest
-from locations import data_folder
 from runs import kill, orthostream, rows, start, wait_for, weights
+
+from locations import data_folder
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +35,13 @@ RUN = (
 def test_ten_kills_end_with_the_weights_of_the_uninterrupted_run(tmp_path):
     source = f"data.source={data_folder('cifar10')}"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    log = killed / "metrics.jsonl"
     orthostream("train", *RUN, source, "--run-dir", whole)
     moments = ["writing"] * KILLS_WHILE_WRITING + ["random"] * KILLS_AT_RANDOM
     chance = random.Random(0)
     chance.shuffle(moments)
     for number, moment in enumerate(moments):
         process = start("train", *RUN, source, "--run-dir", killed, *(["--resume"] if number else []))
-        log = killed / "metrics.jsonl"
         before = log.stat().st_size if log.exists() else 0
         # The run has got on since the last kill, or ten of them might all hit its beginning.
         wait_for(lambda before=before: log.exists() and log.stat().st_size > before, process)

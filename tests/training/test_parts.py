@@ -12,7 +12,7 @@ from torch import nn
 from orthostream.errors import UsageError
 from orthostream.training.distributed import World
 from orthostream.training.ema import WeightAverage
-from orthostream.training.progress import duration
+from orthostream.training.progress import Lines, duration
 from orthostream.training.records import MetricsFile, Records
 from orthostream.training.run_folder import RunFolder
 from orthostream.training.signals import stop_requests
@@ -146,6 +146,19 @@ def test_the_first_signal_asks_and_handlers_are_put_back():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.agreed(ALONE) == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_long_steps_are_not_silent(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr("orthostream.training.progress.time.monotonic", lambda: float(next(clock)))
+    lines = Lines()
+    lines.begin(0, 40)
+    for step in range(1, 11):
+        lines.step(step, 0)
+    lines.values(10, 0, {"train/loss": 0.5})
+    printed = capsys.readouterr().out.splitlines()
+    assert 1 <= len(printed) - 1 < 10 and printed[0].startswith("step ")
+    assert "loss 0.5000" in printed[-1] and "left " in printed[-1]
 
 
 def test_durations():

@@ -39,24 +39,29 @@ class Silent:
 
 
 class Lines:
-    """A line each time values are recorded."""
+    """A line each time values are recorded, and now and then where that takes long."""
+
+    LONGEST_SILENCE = 20.0
 
     def __init__(self) -> None:
         self._total = self._first = 0
-        self._begun = time.monotonic()
+        self._begun = self._spoke = time.monotonic()
 
     def begin(self, done: int, total: int) -> None:
         self._first, self._total, self._begun = done, total, time.monotonic()
 
-    def step(self, done: int, epoch: int) -> None: ...
+    def step(self, done: int, epoch: int) -> None:
+        if time.monotonic() - self._spoke > self.LONGEST_SILENCE:
+            self.values(done, epoch, {})
 
     def values(self, done: int, epoch: int, values: Mapping[str, float]) -> None:
         rate = (time.monotonic() - self._begun) / max(1, done - self._first)
         left = duration(rate * (self._total - done))
-        self.say(f"step {done}/{self._total}  epoch {epoch}  {shown(values)}  left {left}")
+        self.say("  ".join([f"step {done}/{self._total}", f"epoch {epoch}", *shown(values), f"left {left}"]))
 
     def say(self, message: str) -> None:
         print(message, flush=True)
+        self._spoke = time.monotonic()
 
     def end(self) -> None: ...
 
@@ -84,7 +89,7 @@ class Bar:
         self._bar.update(self._task, completed=done, epoch=epoch)
 
     def values(self, done: int, epoch: int, values: Mapping[str, float]) -> None:
-        text = shown(values)
+        text = "  ".join(shown(values))
         if "val/acc@1" in values:
             self.say(f"epoch {epoch}  {text}")
         else:
@@ -107,9 +112,9 @@ SHOWN = {
 }
 
 
-def shown(values: Mapping[str, float]) -> str:
+def shown(values: Mapping[str, float]) -> list[str]:
     """The few values worth a place on the line."""
-    return "  ".join(text.format(values[key]) for key, text in SHOWN.items() if key in values)
+    return [text.format(values[key]) for key, text in SHOWN.items() if key in values]
 
 
 def duration(seconds: float) -> str:
