@@ -38,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_recipe(path: str, overrides: list[str]) -> Resolved:
-    """Load and check a recipe, from YAML or from a Python file."""
-    if path.endswith(".py"):
-        return recipe.load_python(Path(path), overrides, tables=build.TABLES)
+    """Load a recipe and check it against the models, connections and data sets that there are."""
     return recipe.load(path, overrides, tables=build.TABLES)
 
 
