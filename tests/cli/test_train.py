@@ -118,6 +118,14 @@ def test_a_missing_recipe_names_those_there_are(tmp_path):
     assert "demmo" in output and "demo" in output
 
 
+def test_fields_may_follow_the_options(tmp_path):
+    recipe, *fields = SMALL
+    orthostream("train", recipe, "--run-dir", tmp_path / "run", *fields, "train.max_steps=1")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 1
+    output = orthostream("train", recipe, "--run-dirr", tmp_path / "other", *fields, expect=2)
+    assert "--run-dirr" in output
+
+
 def test_a_used_folder_and_a_changed_recipe_are_refused(whole):
     assert "--resume" in orthostream("train", *SMALL, "--run-dir", whole, expect=2)
     output = orthostream("train", *SMALL, "optimizer.lr=0.5", "--run-dir", whole, "--resume", expect=2)

@@ -42,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             verb.set_defaults(run=module.run)
         else:
             verbs.add_parser(name, help=summary, add_help=False)
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes field=value only right behind the recipe; people also write it after the options.
+    if any(word.startswith("-") or "=" not in word or not hasattr(options, "overrides") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}; see orthostream {options.verb} --help")
+    if rest:
+        options.overrides += rest
     return guarded(lambda: int(options.run(options)))
 
 
