@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.cases import Case, suites
 from orthostream import __version__
+from orthostream.analysis.memory import kept_for_backward
 from orthostream.training.run_folder import versions
 
 RESULTS = Path(__file__).with_name("results.csv")
@@ -109,27 +110,15 @@ def own_memory(make: Callable[[torch.device], Callable[[], None]], device: torch
     """The same, of this process."""
     step = make(device)
     step()
-    kept = saved_bytes(step)
+    with kept_for_backward() as saved:
+        step()
+    kept = float(saved.bytes)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         step()
         return kept, float(torch.cuda.max_memory_allocated(device))
     step()
     return kept, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def saved_bytes(step: Callable[[], None]) -> float:
-    """Bytes of the storages that autograd keeps during one step, parameters included."""
-    held: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return float(sum(held.values()))
 
 
 def show(row: dict[str, object]) -> None:

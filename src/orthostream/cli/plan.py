@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from orthostream import build, recipe
+from orthostream.analysis.memory import Kept, kept_for_backward
 from orthostream.data.contact_sheet import write_contact_sheet
 from orthostream.recipe import Resolved
 from orthostream.training.distributed import World, close_world, open_world
@@ -39,10 +41,10 @@ def show_plan(resolved: Resolved, image: Path) -> None:
         for note in [*resolved.notes, *loaders.notes]:
             print(f"note: {note}")
         write_contact_sheet(image, first[0][0], loaders.description, first[0][1])
-    seconds = time_a_step(parts, loaders, world)
+    seconds, kept = time_a_step(parts, loaders, world)
     if world.is_main:
         flops = forward_flops(model, first[0][0][:1].to(world.device))
-        rows = plan_rows(resolved, loaders, parts, world, flops, seconds)
+        rows = plan_rows(resolved, loaders, parts, world, flops, seconds, kept)
         rows.append(("images", f"the first augmented ones are in {image}"))
         width = max(len(name) for name, _ in rows)
         print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
@@ -51,7 +53,7 @@ def show_plan(resolved: Resolved, image: Path) -> None:
 
 
 def plan_rows(
-    resolved: Resolved, loaders: build.Data, parts: dict[str, Any], world: World, flops: int, seconds: float
+    resolved: Resolved, loaders: build.Data, parts: dict[str, Any], world: World, flops: int, seconds: float, kept: int
 ) -> list[tuple[str, str]]:
     """Name and text of each line of the plan."""
     chosen, settings, schedule = resolved.recipe, parts["settings"], parts["schedule"]
@@ -67,7 +69,7 @@ def plan_rows(
         ("steps", f"{total:,} optimizer steps: {settings.steps_per_epoch} an epoch, {chosen.train.epochs} epochs"),
         ("learning rate", "  ".join(f"{step}: {schedule(step):.3g}" for step in milestones(total))),
         ("FLOPs", f"{per_image}, about {3 * flops / 1e9:.3f} G with the backward pass"),
-        ("memory", memory_estimate(parts, world)),
+        ("memory", memory_estimate(parts, world, kept)),
         ("disk", disk_estimate(parts, settings.keep)),
         ("time", f"{timed}, without evaluation: {duration(seconds * total)} in all"),
     ]
@@ -84,8 +86,11 @@ def milestones(total: int) -> list[int]:
     return sorted({0, 1, total // 20, total // 4, total // 2, 3 * total // 4, total - 1} & set(range(total)))
 
 
-def time_a_step(parts: dict[str, Any], loaders: build.Data, world: World) -> float:
-    """Median seconds of a few real optimizer steps, loading included; the weights do move."""
+def time_a_step(parts: dict[str, Any], loaders: build.Data, world: World) -> tuple[float, int]:
+    """Median seconds of a few real optimizer steps, loading included, and the bytes that a step keeps for backward.
+
+    The weights do move; a plan never saves them.
+    """
     stepper = Stepper(
         parts["called"],
         parts["optimizer"],
@@ -100,17 +105,19 @@ def time_a_step(parts: dict[str, Any], loaders: build.Data, world: World) -> flo
     parts["model"].train()
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(world.device)
-    times = []
+    times, kept = [], 0
     for step in range(min(1 + TIMED_STEPS, parts["settings"].steps_per_epoch)):
         begun = time.monotonic()
-        stepper.gradient(next(batches), 0, step, lambda: None)
+        with kept_for_backward() if step == 0 else nullcontext(Kept()) as seen:
+            stepper.gradient(next(batches), 0, step, lambda: None)
+        kept = max(kept, seen.bytes)
         stepper.update(parts["schedule"](step))
         if world.device.type == "cuda":
             torch.cuda.synchronize(world.device)
         times.append(time.monotonic() - begun)
     # The first step warms up workers, allocators and compilers.
     timed = sorted(times[1:] or times)
-    return timed[len(timed) // 2]
+    return timed[len(timed) // 2], kept
 
 
 def forward_flops(model: nn.Module, image: torch.Tensor) -> int:
@@ -124,17 +131,18 @@ def forward_flops(model: nn.Module, image: torch.Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def memory_estimate(parts: dict[str, Any], world: World) -> str:
-    """Memory of weights, gradients and optimizer state; measured peak on CUDA."""
+def memory_estimate(parts: dict[str, Any], world: World, kept: int) -> str:
+    """Memory of weights, gradients, optimizer state and what a step keeps for backward; measured peak on CUDA."""
     weights = tensor_bytes(parts["model"].state_dict())
     gradients = sum(p.numel() * p.element_size() for p in parts["model"].parameters())
     moments = tensor_bytes(
         {f"{i}.{key}": value for i, held in enumerate(parts["optimizer"].state.values()) for key, value in held.items()}
     )
     text = f"{(weights + gradients + moments) / 1e6:.0f} MB of weights, gradients and optimizer state a process"
+    text += f", {kept / 1e6:.0f} MB kept for backward"
     if world.device.type == "cuda":
-        return f"{text}; peak with activations {torch.cuda.max_memory_allocated(world.device) / 1e9:.2f} GB (measured)"
-    return text + ", activations come on top"
+        text += f"; measured peak {torch.cuda.max_memory_allocated(world.device) / 1e9:.2f} GB"
+    return text
 
 
 def disk_estimate(parts: dict[str, Any], keep: int) -> str:
