@@ -207,15 +207,21 @@ def build_hooks(recipe: Recipe, model: nn.Module) -> list[StepHook]:
     return [StepSwitch(model.modules(), connection.probability, recipe.seed, connection.at_evaluation)]
 
 
+def remarks(recipe: Recipe, world: World) -> list[str]:
+    """What the recipe asks for and this hardware cannot do, where training goes on without it."""
+    asks = recipe.model.sync_batch_norm and models.family(recipe.model.name) == "resnet"
+    if asks and world.is_distributed and world.device.type == "cpu":
+        return [
+            "model.sync_batch_norm: torch has synchronised batch statistics on CUDA only; here each process "
+            f"normalises its own {recipe.train.batch_size // world.size // recipe.train.accumulate} images"
+        ]
+    return []
+
+
 def trainer_parts(recipe: Recipe, loaders: Data, world: World) -> dict[str, Any]:
     """Everything that the trainer takes and the recipe decides, as keyword arguments."""
     model = build_model(recipe, loaders.description).to(world.device)
-    if recipe.model.sync_batch_norm and world.is_distributed:
-        if world.device.type != "cuda":
-            raise UsageError(
-                "model.sync_batch_norm works on CUDA only (torch has no CPU kernel for it); "
-                "set model.sync_batch_norm=false"
-            )
+    if recipe.model.sync_batch_norm and world.is_distributed and world.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     train = recipe.train
     compiler = {"mode": train.compile_mode, "backend": train.compile_backend} if train.compile else None

@@ -38,7 +38,7 @@ def show_plan(resolved: Resolved, image: Path) -> None:
     first = next(loaders.train.epoch(0))
     if world.is_main:
         print(recipe.dump(resolved, build.TABLES))
-        for note in [*resolved.notes, *loaders.notes]:
+        for note in [*resolved.notes, *loaders.notes, *build.remarks(chosen, world)]:
             print(f"note: {note}")
         write_contact_sheet(image, first[0][0], loaders.description, first[0][1])
     seconds, kept = time_a_step(parts, loaders, world)

@@ -84,7 +84,7 @@ def _run(
     if folder is not None and resume:
         refuse_changes(chosen, folder.path, allow_change)
     loaders = build.build_data(chosen, world)
-    for note in [*resolved.notes, *loaders.notes]:
+    for note in [*resolved.notes, *loaders.notes, *build.remarks(chosen, world)]:
         show.say(f"note: {note}")
     seed_everything(chosen.seed, world.rank)
     parts = build.trainer_parts(chosen, loaders, world)
