@@ -142,6 +142,19 @@ def test_evaluate_agrees_with_the_last_row_of_the_run(whole, tmp_path):
     assert sum(map(sum, result["confusion"])) == result["n"] and "top-5" in text
 
 
+@pytest.mark.distributed
+def test_evaluate_on_two_ranks_counts_the_same(whole, tmp_path):
+    results = []
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}.json"
+        orthostream("evaluate", whole, "--batch-size", 7, "--per-class", "--json", out, ranks=ranks)
+        results.append(json.loads(out.read_text()))
+    losses = [result.pop("loss") for result in results]
+    assert results[0] == results[1] and results[0]["n"] == 360
+    # float64 sums in another order
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
 def test_list_and_plan(tmp_path):
     assert "hyper_connections" in orthostream("list", "connections")
     assert "vit_s_cifar10" in orthostream("list", "recipes")
