@@ -21,7 +21,7 @@ from orthostream.training.distributed import World
 from orthostream.training.ema import WeightAverage
 from orthostream.training.schedule import Schedule
 from orthostream.training.settings import Settings, StepHook
-from orthostream.training.trainer import wrap
+from orthostream.training.wrap import wrap
 
 # What each open section of a recipe may name; the recipe loader checks names and options against these.
 TABLES: dict[str, Registry[Any]] = {"model": models.table, "connection": connections.table, "data": data.table}

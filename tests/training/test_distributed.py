@@ -12,7 +12,8 @@ from orthostream.training import checkpoint as checkpoints
 from orthostream.training.checkpoint import CheckpointError
 from orthostream.training.evaluate import evaluate
 from orthostream.training.signals import StopRequest
-from orthostream.training.trainer import NonFiniteError, wrap
+from orthostream.training.trainer import NonFiniteError
+from orthostream.training.wrap import wrap
 from ranks import on_ranks
 
 pytestmark = pytest.mark.distributed

@@ -11,7 +11,8 @@ from toy import BATCH, SAMPLES, Source, network, trainer
 from orthostream.training import checkpoint as checkpoints
 from orthostream.training.checkpoint import CheckpointError
 from orthostream.training.signals import StopRequest
-from orthostream.training.trainer import NonFiniteError, Timer, load_weights
+from orthostream.training.trainer import NonFiniteError, Timer
+from orthostream.training.weights import load_weights
 
 TIMINGS = ("train/samples_per_sec",)
 

@@ -17,7 +17,7 @@ from orthostream.training import checkpoint as checkpoints
 from orthostream.training.checkpoint import Checkpoint, replace_file
 from orthostream.training.distributed import close_world, open_world
 from orthostream.training.evaluate import Evaluation, evaluate
-from orthostream.training.trainer import load_weights
+from orthostream.training.weights import load_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

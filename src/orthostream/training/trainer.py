@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from orthostream.errors import UsageError
@@ -22,6 +21,7 @@ from orthostream.training.records import Records
 from orthostream.training.settings import Mix, Outcome, Position, Settings, Statistics, StepHook, TrainBatches
 from orthostream.training.signals import StopRequest
 from orthostream.training.step import Meters, Stepper, mean_of_meters
+from orthostream.training.weights import load_weights
 
 # float16: so many skipped steps in a row mean that no scale helps.
 MOST_SKIPPED_IN_A_ROW = 20
@@ -349,40 +349,3 @@ class Timer:
 
     def total(self) -> float:
         return time.monotonic() - self._begun
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load a ``state_dict`` strictly, naming every key that is missing, too many or of another shape.
-
-    Raises:
-        CheckpointError: where the tensors are not those of the model.
-    """
-    own = model.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    surplus = sorted(weights.keys() - own.keys())
-    shapes = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & weights.keys())
-        if own[name].shape != weights[name].shape
-    ]
-    if missing or surplus or shapes:
-        parts = [("missing", missing), ("unexpected", surplus), ("of another shape", shapes)]
-        found = "; ".join(f"{len(names)} {word}: {', '.join(names[:4])}" for word, names in parts if names)
-        raise CheckpointError(f"{source} does not hold the weights of this model: {found}")
-    model.load_state_dict(weights)
-
-
-def wrap(model: nn.Module, world: World, compiler: Mapping[str, Any] | None) -> nn.Module:
-    """The module as training calls it: for DDP where there are several processes, compiled where asked."""
-    called: nn.Module = model
-    if world.is_distributed:
-        devices = [world.device] if world.device.type == "cuda" else None
-        called = DistributedDataParallel(model, device_ids=devices)
-    if compiler is not None:
-        called = torch.compile(called, dynamic=False, **compiler)  # type: ignore[assignment]
-    return called
-
-
-def exit_code(outcome: Outcome) -> int:
-    """0 for a finished run, 128 plus the signal for one that was asked to stop and saved."""
-    return 128 + outcome.signal if outcome.signal else 0
