@@ -8,7 +8,6 @@ counted once a storage, and on CUDA the peak of a step; on the CPU the peak is t
 
 import argparse
 import csv
-import resource
 import statistics
 import subprocess
 import sys
@@ -118,7 +117,13 @@ def own_memory(make: Callable[[torch.device], Callable[[], None]], device: torch
         step()
         return kept, float(torch.cuda.max_memory_allocated(device))
     step()
-    return kept, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kept, resident_peak()
+
+
+def resident_peak() -> float:
+    """Largest resident size of this process in bytes; getrusage would count that of its parent before the start."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024.0 * float(line.split()[1])
 
 
 def show(row: dict[str, object]) -> None:
