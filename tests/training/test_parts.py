@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import types
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from locations import REPOSITORY
 from orthostream.errors import UsageError
 from orthostream.training.distributed import World
 from orthostream.training.ema import WeightAverage
@@ -183,10 +185,27 @@ def test_a_folder_in_work_is_locked(tmp_path):
 def test_the_first_signal_asks_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with stop_requests() as stop:
-        assert stop.agreed(ALONE) == 0
+        assert stop.signal == 0
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.agreed(ALONE) == signal.SIGTERM
+        assert stop.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_second_signal_leaves_at_once():
+    program = """
+import os, signal, time
+from orthostream.training.signals import stop_requests
+with stop_requests() as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signal == signal.SIGTERM
+    print("asked", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+    source = str(REPOSITORY / "src")
+    environment = {**os.environ, "PYTHONPATH": source}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("asked\n", 128 + signal.SIGINT)
 
 
 def test_long_steps_are_not_silent(capsys, monkeypatch):

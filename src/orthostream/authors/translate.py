@@ -63,10 +63,6 @@ class Translation:
             else:
                 return self.folder(index)
 
-    def tracker_name(self, index: int) -> str:
-        """What a tracker calls the run of a number."""
-        return f"{self.run_name}-{index:03d}"
-
 
 def translate(argv: Sequence[str], tables: Tables | None = None) -> Translation:
     """Read the authors' flags.

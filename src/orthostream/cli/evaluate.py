@@ -101,8 +101,8 @@ def as_text(result: Evaluation, classes: tuple[str, ...], saved: Checkpoint) -> 
     """The result for the terminal."""
     lines = [
         f"{saved.path}  step {saved.manifest['step']}",
-        f"n {result.n}  top-1 {result.top1 / result.n:.2%} ({result.top1})  "
-        f"top-{result.k} {result.top5 / result.n:.2%} ({result.top5})  loss {result.loss:.4f}",
+        f"n {result.n}  top-1 {result.rates['acc@1']:.2%} ({result.top1})  "
+        f"top-{result.k} {result.rates['acc@5']:.2%} ({result.top5})  loss {result.loss:.4f}",
     ]
     if result.per_class is not None:
         width = max(len(name) for name in classes)

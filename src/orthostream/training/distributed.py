@@ -84,11 +84,6 @@ class World:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
-    def wait(self) -> None:
-        """Block until every process is here."""
-        if self.is_distributed:
-            dist.barrier()
-
 
 def open_world(device: DeviceChoice = "auto", timeout: int = 1800) -> World:
     """Join the processes that torchrun started, or stand alone.

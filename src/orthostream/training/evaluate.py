@@ -41,9 +41,9 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...] | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Share of samples correct at first choice."""
-        return self.top1 / self.n
+    def rates(self) -> dict[str, float]:
+        """Shares of samples that are correct, as fractions, under the keys of the log."""
+        return {"acc@1": self.top1 / self.n, "acc@5": self.top5 / self.n}
 
     @property
     def per_class(self) -> tuple[float | None, ...] | None:
@@ -54,18 +54,12 @@ class Evaluation:
 
     def as_log(self, prefix: str = "val") -> dict[str, float]:
         """The values under the keys of the log; accuracies are fractions."""
-        return {
-            f"{prefix}/loss": self.loss,
-            f"{prefix}/acc@1": self.top1 / self.n,
-            f"{prefix}/acc@5": self.top5 / self.n,
-            f"{prefix}/n": self.n,
-        }
+        return {f"{prefix}/{key}": value for key, value in {"loss": self.loss, **self.rates, "n": self.n}.items()}
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for a file."""
         plain = {key: value for key, value in asdict(self).items() if value is not None}
-        rates = {"acc@1": self.top1 / self.n, "acc@5": self.top5 / self.n}
-        return plain | rates | ({} if self.confusion is None else {"per_class": self.per_class})
+        return plain | self.rates | ({} if self.confusion is None else {"per_class": self.per_class})
 
 
 @torch.no_grad()

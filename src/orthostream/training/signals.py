@@ -6,18 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from orthostream.training.distributed import World
-
 
 class StopRequest:
     """The signal that asked this process to stop, if any."""
 
     def __init__(self) -> None:
         self.signal = 0
-
-    def agreed(self, world: World) -> int:
-        """The signal that any process received, the same on all of them; 0 for none."""
-        return world.largest(self.signal)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
