@@ -50,7 +50,7 @@ def network():
 def trainer(folder, *, source=None, optimizer=None, ema=False, world=CPU, hooks=(), **changes):
     """A trainer in ``folder``; the same call makes the same trainer."""
     source = source or Source(changes.get("accumulate", 1))
-    model = network()
+    model = network().to(world.device)
     settings = Settings(
         **{"epochs": 3, "steps_per_epoch": source.steps_per_epoch, "batch_size": BATCH, "log_interval": 4, **changes}
     )
