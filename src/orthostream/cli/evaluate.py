@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Carry out ``orthostream evaluate``."""
     world = open_world(options.device)
-    saved = checkpoints.load(locate(options.checkpoint, options.best))
+    saved = located(options.checkpoint, options.best)
     weights = saved.weights
     if options.average:
         if saved.average is None:
@@ -75,26 +75,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def locate(path: Path, wants_best: bool) -> Path:
-    """The checkpoint folder that a path names.
+def located(path: Path, wants_best: bool) -> Checkpoint:
+    """The checkpoint that a path names.
 
     Raises:
         UsageError: where it names none.
     """
     if (path / "manifest.json").is_file():
-        return path
+        return checkpoints.load(path)
     root = path / "checkpoints"
     if wants_best:
         best = checkpoints.pointed(root, "best.json")
         if best is None:
             raise UsageError(f"{path} has no best checkpoint; leave out --best for the newest one")
-        return best
+        return checkpoints.load(best)
     newest, _ = checkpoints.newest(root)
     if newest is None:
         raise UsageError(
             f"{path} is neither a checkpoint (a folder with manifest.json) nor a run folder with a valid one in it"
         )
-    return newest.path
+    return newest
 
 
 def as_text(result: Evaluation, classes: tuple[str, ...], saved: Checkpoint) -> str:

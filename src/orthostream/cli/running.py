@@ -168,16 +168,15 @@ def open_records(
 
 def _newest(world: World, folder: RunFolder | None, show: Progress) -> Checkpoint | None:
     """The newest checkpoint that is valid, the same on every process; None where the run has none yet."""
-    found: Path | None = None
+    newest: Checkpoint | None = None
     if folder is not None:
         newest, notes = checkpoints.newest(folder.checkpoints)
-        found = newest.path if newest is not None else None
         for note in notes:
             show.say(f"note: {note}")
-        if found is None:
+        if newest is None:
             show.say("note: the run was stopped before its first checkpoint and starts again")
-    found = world.share(found)
-    return None if found is None else checkpoints.load(found)
+    found = world.share(newest.path if newest is not None else None)
+    return newest if world.is_main or found is None else checkpoints.load(found)
 
 
 def _conclude(outcome: Outcome, folder: RunFolder, model: torch.nn.Module, show: Progress) -> None:

@@ -87,7 +87,7 @@ def save(
         CheckpointError: where the disk is full or not writable; earlier checkpoints are as they were.
     """
     target = root / name
-    if target.is_dir() and not _problem(target):
+    if target.is_dir() and _is_complete(target):
         return target
     files = {"model.safetensors": _tensors_to_bytes(weights), "state.pt": _state_to_bytes(state)}
     if average is not None:
@@ -124,21 +124,11 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: where a file is missing, cut, changed, or of another format.
     """
-    problem = _problem(path)
-    if problem:
-        raise CheckpointError(f"{path} is no valid checkpoint: {problem}; use an older one of {path.parent}")
-    manifest = json.loads((path / "manifest.json").read_text())
-    average = path / "average.safetensors"
     try:
-        return Checkpoint(
-            path=path,
-            weights=from_safetensors((path / "model.safetensors").read_bytes()),
-            average=from_safetensors(average.read_bytes()) if average.exists() else None,
-            state=torch.load(path / "state.pt", map_location="cpu", weights_only=True),
-            manifest=manifest,
-        )
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} has fitting digests but cannot be read: {error}") from error
+        manifest, files = _verified(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is no valid checkpoint: {error}; use an older one of {path.parent}") from None
+    return _parsed(path, manifest, files)
 
 
 def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -154,11 +144,12 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
         shutil.rmtree(draft, ignore_errors=True)
         notes.append(f"removed {draft.name}, left by a run that was killed while it saved")
     for path in reversed(saved(root)):
-        problem = _problem(path)
-        if problem:
-            notes.append(f"passed over {path.name}: {problem}")
+        try:
+            manifest, files = _verified(path)
+        except CheckpointError as error:
+            notes.append(f"passed over {path.name}: {error}")
             continue
-        return load(path), notes
+        return _parsed(path, manifest, files), notes
     return None, notes
 
 
@@ -214,27 +205,56 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _problem(path: Path) -> str:
-    """What keeps a folder from being a checkpoint; empty where nothing does."""
+def _verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest of a checkpoint and the files that it names, each read once and held against it.
+
+    Raises:
+        CheckpointError: with what keeps the folder from being a checkpoint.
+    """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        files = manifest["files"]
+        expected_files = manifest["files"]
     except FileNotFoundError:
-        return "it has no manifest.json"
+        raise CheckpointError("it has no manifest.json") from None
     except (ValueError, KeyError, TypeError) as error:
-        return f"its manifest.json cannot be read ({error})"
+        raise CheckpointError(f"its manifest.json cannot be read ({error})") from None
     if manifest.get("format") != FORMAT:
-        return f"its format is {manifest.get('format')!r}, this version reads {FORMAT}"
-    for name, expected in files.items():
+        raise CheckpointError(f"its format is {manifest.get('format')!r}, this version reads {FORMAT}")
+    files: dict[str, bytes] = {}
+    for name, expected in expected_files.items():
         file = path / name
         if Path(name).name != name or not file.is_file():
-            return f"{name} is missing"
+            raise CheckpointError(f"{name} is missing")
         data = file.read_bytes()
         if len(data) != expected["bytes"]:
-            return f"{name} has {len(data)} bytes instead of {expected['bytes']}"
+            raise CheckpointError(f"{name} has {len(data)} bytes instead of {expected['bytes']}")
         if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            return f"the sha256 of {name} differs from the manifest"
-    return ""
+            raise CheckpointError(f"the sha256 of {name} differs from the manifest")
+        files[name] = data
+    return manifest, files
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        _verified(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _parsed(path: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> Checkpoint:
+    """The tensors and values in files that were verified; nothing in them is executed."""
+    average = files.get("average.safetensors")
+    try:
+        return Checkpoint(
+            path=path,
+            weights=from_safetensors(files["model.safetensors"]),
+            average=None if average is None else from_safetensors(average),
+            state=torch.load(io.BytesIO(files["state.pt"]), map_location="cpu", weights_only=True),
+            manifest=manifest,
+        )
+    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} has fitting digests but cannot be read: {error}") from error
 
 
 def _tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
