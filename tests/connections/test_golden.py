@@ -71,10 +71,13 @@ def test_variant(file: str, name: str) -> None:
 def tolerance(key: str, dtype: torch.dtype, case: dict[str, Any], file: str) -> tuple[float, float]:
     """(atol, rtol): float32 arithmetic, the final rounding of ours, and the error of theirs by the sidecar."""
     atol, rtol = FLOAT32
+    name = key.rpartition(".")[2].removesuffix("_ref64")
     if dtype == torch.bfloat16:
         rtol = ONE_ROUNDING
-    if file != "fp32" and not key.endswith("_ref64"):
-        atol += case.get("max_abs_err_of_official_vs_float64", {}).get(key.rpartition(".")[2], THEIR_ERROR)
+    # The update is recovered from a rounded result, so the gradient of the stream carries a second rounding; it must
+    # still be closer to float64 than the authors' own.
+    if file != "fp32" and (not key.endswith("_ref64") or key.endswith("dx_ref64")):
+        atol += case.get("max_abs_err_of_official_vs_float64", {}).get(name, THEIR_ERROR)
     return atol, rtol
 
 

@@ -1,7 +1,11 @@
 """The orthogonal update in float64, written anew from its definition: what every other form is measured against."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from orthostream.ops import forced, orthogonal_update
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # (dtype of the stream, dtype of the update): alike, and mixed in both orders.
@@ -46,6 +50,12 @@ def exact_gradients(
 ) -> tuple[Tensor, ...]:
     leaves = [tensor.detach().double().requires_grad_() for tensor in (x, update)]
     return torch.autograd.grad(exact_update(*leaves, dim, eps, strength), leaves, gradient.double())
+
+
+def reference_update(*arguments: Any, **options: Any) -> Tensor:
+    """The plain formula of the library, differentiated by autograd."""
+    with forced("reference"):
+        return orthogonal_update(*arguments, **options)
 
 
 def assert_rounded(actual: Tensor, exact: Tensor, slack: float = 1e-6) -> None:

@@ -1,25 +1,38 @@
 """The orthogonal residual update: the public function picks an implementation, which never changes the result.
 
-``reference.py`` is the formula, ``closed_form.py`` the same with a backward that keeps less. A fused kernel
-joins them as ``triton.py`` and is picked here.
+``reference.py`` is the formula; ``closed_form.py`` the same with a backward that keeps less, and ``triton.py`` the
+same as fused kernels, both behind ``autograd.py``, or ``registered.py`` where a compiler must not look inside.
 """
 
 import torch
 from torch import Tensor
 
-from orthostream.ops.orthogonal_update.closed_form import OrthogonalUpdate
+from orthostream.ops.choice import Implementation
+from orthostream.ops.orthogonal_update import registered
+from orthostream.ops.orthogonal_update.autograd import OrthogonalUpdate
+from orthostream.ops.orthogonal_update.engine import choose_for, engine_of
 from orthostream.ops.orthogonal_update.reference import (
+    Rule,
+    Weight,
     accumulation_dtype,
-    orthogonal_update_reference,
     parallel_coefficient,
+    reference,
 )
 from orthostream.shapes import Axes, describe
 
-__all__ = ["decompose", "orthogonal_update", "orthogonal_update_reference"]
+__all__ = ["decompose", "implementation", "orthogonal_update"]
 
 
 def orthogonal_update(
-    x: Tensor, update: Tensor, dim: Axes = -1, eps: float = 1e-6, strength: float | Tensor = 1.0
+    x: Tensor,
+    update: Tensor,
+    dim: Axes = -1,
+    eps: float = 1e-6,
+    strength: Weight = 1.0,
+    *,
+    stream_weight: Weight = 1.0,
+    update_weight: Weight = 1.0,
+    clamp: bool = False,
 ) -> Tensor:
     """Add to the stream only the part of the update that is orthogonal to it.
 
@@ -28,6 +41,10 @@ def orthogonal_update(
     Products, sums and the quotient are taken in float32 (float64 where an operand is float64) and the
     result is rounded once to the dtype of ``x``, also under autocast. ``<x, y - x> = eps * s`` at strength 1, so
     the norm of the stream never shrinks beyond eps. A zero vector of ``x`` receives the whole update.
+
+    The cosine that remains between x and y - x, where ``|u|`` is about ``|x|`` and x is not of the size of eps, is at
+    most 1e-13 in float64 and 1e-6 in float32; in half precision it is that of one rounding of y, at most 5e-3 in
+    bfloat16 and 5e-4 in float16 (widths from 64).
 
     Args:
         x: stream before the site, any shape, floating point.
@@ -38,15 +55,20 @@ def orthogonal_update(
             gives NaN.
         strength: how much of the parallel part is removed: 0 is the plain sum (exactly), 1 the orthogonal
             update. A tensor of one element serves as a dial that changes without a new compilation, and
-            receives a gradient where it asks for one.
+            receives a gradient where it asks for one. So do the two weights.
+        stream_weight: factor of ``x`` in the sum, ``y = p x + q u - strength * s * x``.
+        update_weight: factor of ``u`` in the sum (``s`` is that of the update without it).
+        clamp: divide by ``max(<x, x>, eps)`` instead, as the authors' code does where a variant stands on the
+            plain sum.
 
     Returns:
         The stream after the site, with shape and dtype of ``x``.
 
     Raises:
-        ValueError: where shapes differ, an axis is out of range or named twice, eps is negative, or the
-            strength has more than one element.
+        ValueError: where shapes differ, an axis is out of range or named twice, eps is negative, or a
+            weight has more than one element.
         TypeError: where an operand is not floating point.
+        KernelError: where kernels are forced and cannot run; see :func:`implementation`.
 
     Example:
         >>> import torch
@@ -60,17 +82,57 @@ def orthogonal_update(
         truncates float64.
     """
     check_operands(x, update, dim, eps)
-    learns = False
-    if isinstance(strength, Tensor):
-        if strength.numel() != 1:
-            raise ValueError(f"strength must be a number or a tensor of one element, got {describe(strength)}")
-        # With no axes of its own it follows the dtype and the device of the stream.
-        strength, learns = strength.reshape(()), strength.requires_grad
-    # A compiler fuses the plain formula with its neighbours and decides itself what to keep.
-    if learns or torch.compiler.is_compiling():
-        return orthogonal_update_reference(x, update, dim, eps, strength)
-    result: Tensor = OrthogonalUpdate.apply(x, update, dim, eps, strength)[0]
+    rule = Rule(
+        dim,
+        eps,
+        clamp,
+        _one_element("strength", strength),
+        _one_element("stream_weight", stream_weight),
+        _one_element("update_weight", update_weight),
+    )
+    choice = choose_for(x, update, dim)
+    if choice.name == "reference":
+        return reference(x, update, rule)
+    if choice.name == "triton" and torch.compiler.is_compiling():
+        return registered.apply(x, update, rule)
+    weights = (rule.strength, rule.stream_weight, rule.update_weight)
+    result: Tensor = OrthogonalUpdate.apply(x, update, *weights, dim, eps, clamp, engine_of(choice))[0]
     return result
+
+
+def implementation(x: Tensor, update: Tensor, dim: Axes = -1) -> Implementation:
+    """Which implementation :func:`orthogonal_update` takes for these operands, and why.
+
+    The environment variable ``ORTHOSTREAM_IMPLEMENTATION`` (``reference``, ``closed_form`` or ``triton``) forces one
+    for a process, :func:`orthostream.ops.forced` for a block of code.
+
+    Args:
+        x: stream.
+        update: what would be added to it.
+        dim: axis or axes of the inner products.
+
+    Returns:
+        The name and the reason.
+
+    Raises:
+        KernelError: where kernels are forced and cannot run on these operands.
+
+    Example:
+        >>> import torch
+        >>> implementation(torch.ones(2, 3), torch.ones(2, 3)).name
+        'closed_form'
+    """
+    check_operands(x, update, dim, 0.0)
+    return choose_for(x, update, dim)
+
+
+def _one_element(name: str, weight: Weight) -> Weight:
+    if isinstance(weight, Tensor):
+        if weight.numel() != 1:
+            raise ValueError(f"{name} must be a number or a tensor of one element, got {describe(weight)}")
+        # With no axes of its own it follows the dtype and the device of the stream.
+        return weight.reshape(()) if weight.ndim else weight
+    return weight
 
 
 def decompose(

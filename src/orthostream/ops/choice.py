@@ -1,0 +1,167 @@
+"""Which implementation of an operation runs, and why.
+
+Every operation has up to three: ``reference``, the formula as one reads it, differentiated by autograd;
+``closed_form``, plain PyTorch with a backward pass of its own, which keeps less; ``triton``, fused kernels. They
+agree to rounding. What decides is the device of the tensors, never the presence of a package.
+"""
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from orthostream.errors import UsageError, unknown
+
+Name: TypeAlias = Literal["reference", "closed_form", "triton"]
+
+VARIABLE = "ORTHOSTREAM_IMPLEMENTATION"
+
+# Kernels sum in float32, which would truncate float64.
+KERNEL_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+# Triton compiles for Volta and later.
+OLDEST_CAPABILITY = (7, 0)
+PLAIN_TENSORS = frozenset({Tensor, nn.Parameter, nn.Buffer})
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """The name of an implementation, and why it was chosen."""
+
+    name: Name
+    reason: str
+
+
+TRANSFORMED = Implementation("reference", "a function transform or forward-mode differentiation is active")
+COMPILED = Implementation("closed_form", "a compiler is tracing: it fuses plain PyTorch with its neighbours")
+ON_CUDA = Implementation("triton", "the tensors are on a CUDA device")
+ELSEWHERE = Implementation("closed_form", "the tensors are not on a CUDA device, where alone kernels run")
+INTERPRETED = Implementation("triton", "Triton's interpreter runs kernels on the CPU (TRITON_INTERPRET=1)")
+FLOAT64 = Implementation("closed_form", "an operand is float64; kernels compute in float32")
+SUBCLASS = Implementation("closed_form", "an operand is no plain tensor (a sharded or fake one, say)")
+
+
+class KernelError(RuntimeError):
+    """Kernels were asked for by name and cannot run."""
+
+
+def choose(*operands: Tensor) -> Implementation:
+    """The implementation for these operands.
+
+    In this order: the one that is forced; the formula, where a function transform needs it; plain PyTorch, where a
+    compiler is tracing, where the device is none that kernels run on, where a dtype is float64, or where an operand is
+    no plain tensor; kernels otherwise. An operation may add conditions on shapes.
+
+    Raises:
+        KernelError: where kernels are forced and cannot run on these operands.
+    """
+    if _forced is not None and (_forced.name != "triton" or torch.compiler.is_compiling()):
+        return _forced
+    if torch.compiler.is_compiling():
+        return COMPILED
+    if transforms_are_active():
+        return TRANSFORMED
+    device = operands[0].device
+    if device.type == "cuda":
+        choice = _on_cuda(device.index)
+    else:
+        choice = INTERPRETED if interprets() else ELSEWHERE
+    if choice.name == "triton":
+        for operand in operands:
+            if operand.dtype not in KERNEL_DTYPES:
+                choice = FLOAT64
+            elif type(operand) not in PLAIN_TENSORS:
+                choice = SUBCLASS
+    if _forced is not None and choice.name != "triton":
+        return refuse_forced_kernels(choice)
+    return choice
+
+
+def refuse_forced_kernels(instead: Implementation) -> Implementation:
+    """``instead``, unless kernels are forced.
+
+    Raises:
+        KernelError: where they are.
+    """
+    if _forced is not None and _forced.name == "triton":
+        raise KernelError(f"{_forced.reason}, but kernels cannot run here: {instead.reason}. Leave the choice free")
+    return instead
+
+
+def transforms_are_active() -> bool:
+    """Whether vmap, grad, jvp and the like of torch.func are active, or forward-mode differentiation is."""
+    # torch has no public question for the first; autograd.Function asks the same one.
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+@contextmanager
+def forced(name: Name) -> Iterator[None]:
+    """Use one implementation for all operations inside the block; for comparisons.
+
+    The environment variable ``ORTHOSTREAM_IMPLEMENTATION`` does the same for a whole process.
+
+    Raises:
+        UsageError: for an unknown name.
+
+    Example:
+        >>> import torch
+        >>> from orthostream.ops import implementation
+        >>> with forced("reference"):
+        ...     implementation(torch.ones(3), torch.ones(3)).name
+        'reference'
+    """
+    # One choice for a process, as the environment variable is.
+    global _forced  # noqa: PLW0603
+    before, _forced = _forced, _checked(name, "orthostream.ops.forced")
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _checked(name: str | None, source: str) -> Implementation | None:
+    if not name:
+        return None
+    if name not in get_args(Name):
+        raise UsageError(unknown(f"implementation (from {source})", name, get_args(Name)))
+    return Implementation(name, f"{source} asks for {name}")  # type: ignore[arg-type]
+
+
+_forced = _checked(os.environ.get(VARIABLE), f"the environment variable {VARIABLE}")
+
+
+@cache
+def _on_cuda(index: int) -> Implementation:
+    """What a device runs; found out once a process by compiling and launching a small kernel."""
+    obstacle = _obstacle(index)
+    if obstacle is None:
+        return ON_CUDA
+    warnings.warn(f"orthostream: plain PyTorch runs instead of fused kernels on cuda:{index}: {obstacle}", stacklevel=2)
+    return Implementation("closed_form", f"kernels do not run on this device: {obstacle}")
+
+
+def _obstacle(index: int) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    if torch.version.hip is None and torch.cuda.get_device_capability(index) < OLDEST_CAPABILITY:
+        return f"its compute capability is {torch.cuda.get_device_capability(index)}, below {OLDEST_CAPABILITY}"
+    from orthostream.ops.probe import launch
+
+    try:
+        launch(torch.device("cuda", index))
+    except Exception as error:  # whatever a compiler, a driver or a missing C compiler may raise
+        return f"a first kernel failed with {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+    return None
+
+
+def interprets() -> bool:
+    """Whether Triton's interpreter stands in for a device, and kernels were asked for by name."""
+    # Without the second condition a variable that somebody set for kernels of their own would slow everything down.
+    return os.environ.get("TRITON_INTERPRET") == "1" and _forced is not None and _forced.name == "triton"

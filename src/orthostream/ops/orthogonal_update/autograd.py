@@ -1,0 +1,84 @@
+"""The orthogonal update as one step of autograd, around whichever engine computes it.
+
+Second derivatives always go through the closed form, which is differentiable.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orthostream.ops.choice import transforms_are_active
+from orthostream.ops.orthogonal_update import closed_form
+from orthostream.ops.orthogonal_update.closed_form import Kept, keeps_result
+from orthostream.ops.orthogonal_update.engine import Engine
+from orthostream.ops.orthogonal_update.reference import Rule, Weight
+from orthostream.shapes import Axes
+
+
+class OrthogonalUpdate(torch.autograd.Function):
+    """``(x, update, the fields of a Rule, engine) -> (y, s)``.
+
+    ``s`` is an output although callers never see it: that is what makes the second derivative exact, since autograd
+    then knows where the saved coefficient came from. The context is filled in ``forward``, since a separate
+    ``setup_context`` costs 13 microseconds a call; function transforms, which need it, take the plain formula.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        update: Tensor,
+        strength: Weight,
+        stream_weight: Weight,
+        update_weight: Weight,
+        dim: Axes,
+        eps: float,
+        clamp: bool,
+        engine: Engine,
+    ) -> tuple[Tensor, Tensor]:
+        rule = Rule(dim, eps, clamp, strength, stream_weight, update_weight)
+        y, coefficient = engine.forward(x, update, rule)
+        ctx.set_materialize_grads(False)
+        ctx.engine, ctx.update_dtype = engine, update.dtype
+        ctx.is_result = keeps_result(rule)
+        ctx.dim, ctx.eps, ctx.clamp = dim, eps, clamp
+        weights = (strength, stream_weight, update_weight)
+        ctx.weights = tuple(None if isinstance(weight, Tensor) else weight for weight in weights)
+        tensors = [weight for weight in weights if isinstance(weight, Tensor)]
+        ctx.save_for_backward(x, y if ctx.is_result else update, coefficient, *tensors)
+        return y, coefficient
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_coefficient: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, other, coefficient, *tensors = ctx.saved_tensors
+        strength, stream_weight, update_weight = (
+            tensors.pop(0) if weight is None else weight for weight in ctx.weights
+        )
+        rule = Rule(ctx.dim, ctx.eps, ctx.clamp, strength, stream_weight, update_weight)
+        kept = Kept(x, other, coefficient, ctx.is_result, ctx.update_dtype)
+        _, _, wants_strength, wants_stream_weight, wants_update_weight, *_ = ctx.needs_input_grad
+        wants_weights = (wants_stream_weight, wants_update_weight, wants_strength)
+        # An engine cannot be differentiated, nor mapped over a batch of gradients.
+        if grad is None or grad_coefficient is not None or torch.is_grad_enabled() or transforms_are_active():
+            gradients = closed_form.backward(grad, kept, rule, wants_weights, grad_coefficient)
+        else:
+            gradients = ctx.engine.backward(grad, kept, rule, wants_weights)
+        return (
+            gradients.x,
+            gradients.update,
+            _like(gradients.strength, strength),
+            _like(gradients.stream_weight, stream_weight),
+            _like(gradients.update_weight, update_weight),
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _like(gradient: Tensor | None, weight: Weight) -> Tensor | None:
+    """The gradient of a weight, in its shape and dtype."""
+    if gradient is None or not isinstance(weight, Tensor):
+        return None
+    return gradient.to(weight.dtype).reshape(weight.shape)

@@ -1,0 +1,51 @@
+"""What computes the update and its gradients below autograd, and which one for given operands."""
+
+from types import ModuleType
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from orthostream.ops.choice import Implementation, choose, refuse_forced_kernels
+from orthostream.ops.orthogonal_update import closed_form
+from orthostream.ops.orthogonal_update.closed_form import Gradients, Kept
+from orthostream.ops.orthogonal_update.layout import layout
+from orthostream.ops.orthogonal_update.reference import Rule
+from orthostream.shapes import Axes
+
+EMPTY = Implementation("closed_form", "there is nothing to compute")
+SCATTERED = Implementation("closed_form", "the axes of the inner products are not neighbours in memory")
+
+
+class Engine(Protocol):
+    """A module with the update and its first derivatives."""
+
+    def forward(self, x: Tensor, update: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+        """``y`` and the coefficient ``s``."""
+
+    def backward(self, grad: Tensor, kept: Kept, rule: Rule, wants_weights: tuple[bool, bool, bool]) -> Gradients:
+        """Gradients of stream and update, and of p, q and k where they are wanted."""
+
+
+def choose_for(x: Tensor, update: Tensor, dim: Axes) -> Implementation:
+    """The implementation for these operands: that of their device, unless their shape is beyond it.
+
+    Raises:
+        KernelError: where kernels are forced and cannot run.
+    """
+    choice = choose(x, update)
+    if choice.name != "triton" or torch.compiler.is_compiling():
+        return choice
+    if x.numel() == 0:
+        return EMPTY
+    if layout(x.shape, x.stride(), dim) is None:
+        return refuse_forced_kernels(SCATTERED)
+    return choice
+
+
+def engine_of(choice: Implementation) -> Engine:
+    """The module behind a choice; that of the kernels is imported at its first use, for it needs Triton."""
+    module: ModuleType = closed_form
+    if choice.name == "triton":
+        from orthostream.ops.orthogonal_update import triton as module
+    return cast(Engine, module)
