@@ -222,7 +222,7 @@ def test_second_derivatives_and_transforms_leave_the_kernels(kernel_device) -> N
     with forced("triton"):
         first = torch.autograd.grad(orthogonal_update(*leaves).square().sum(), leaves, create_graph=True)
         second = torch.autograd.grad(sum(each.square().sum() for each in first), leaves)
-        mapped = torch.func.vmap(lambda a, b: orthogonal_update(a, b))(x, u)
+        mapped = torch.func.vmap(orthogonal_update)(x, u)
     exact = [tensor.double().requires_grad_() for tensor in (x, u)]
     first = torch.autograd.grad(reference(*exact, Rule()).square().sum(), exact, create_graph=True)
     expected = torch.autograd.grad(sum(each.square().sum() for each in first), exact)

@@ -67,9 +67,9 @@ class OrthogonalUpdate(torch.autograd.Function):
         return (
             gradients.x,
             gradients.update,
-            _like(gradients.strength, strength),
-            _like(gradients.stream_weight, stream_weight),
-            _like(gradients.update_weight, update_weight),
+            like_weight(gradients.strength, strength),
+            like_weight(gradients.stream_weight, stream_weight),
+            like_weight(gradients.update_weight, update_weight),
             None,
             None,
             None,
@@ -77,7 +77,7 @@ class OrthogonalUpdate(torch.autograd.Function):
         )
 
 
-def _like(gradient: Tensor | None, weight: Weight) -> Tensor | None:
+def like_weight(gradient: Tensor | None, weight: Weight | None) -> Tensor | None:
     """The gradient of a weight, in its shape and dtype."""
     if gradient is None or not isinstance(weight, Tensor):
         return None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orthostream.ops.orthogonal_update.autograd import like_weight
 from orthostream.ops.orthogonal_update.closed_form import Kept
 from orthostream.ops.orthogonal_update.engine import choose_for, engine_of
 from orthostream.ops.orthogonal_update.layout import coefficients_like, dense, in_layout_of
@@ -85,6 +86,8 @@ def _backward_fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, update, ctx.dim, ctx.eps, ctx.clamp, *weights = inputs
     y, coefficient = output
+    # Arguments that the caller left out are not among the inputs, nor among those that want a gradient.
+    weights += [None] * (3 - len(weights))
     ctx.is_result, ctx.update_dtype = weights[2] is None, update.dtype
     ctx.save_for_backward(x, y if ctx.is_result else update, coefficient, *weights)
     ctx.set_materialize_grads(False)
@@ -94,25 +97,20 @@ def _derivative(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor
     x, other, coefficient, *weights = ctx.saved_tensors
     wanted = ctx.needs_input_grad[5:]
     if grad is None:
-        return (None,) * 8
+        return (None,) * (5 + len(wanted))
     by_x, by_update, by_weights = backward(
         grad,
         *(x, other, coefficient, ctx.is_result, ctx.update_dtype, any(wanted)),
         *(ctx.dim, ctx.eps, ctx.clamp, *weights),
     )
     by_stream_weight, by_update_weight, by_strength = by_weights.unbind()
-    gradients = (by_strength, by_stream_weight, by_update_weight)
-    return (
-        by_x,
-        by_update,
-        None,
-        None,
-        None,
-        *(
-            gradient.to(weight.dtype) if want else None
-            for gradient, weight, want in zip(gradients, weights, wanted, strict=True)
-        ),
+    gradients = (
+        like_weight(gradient, weight) if is_wanted else None
+        for gradient, weight, is_wanted in zip(
+            (by_strength, by_stream_weight, by_update_weight), weights, wanted, strict=False
+        )
     )
+    return by_x, by_update, None, None, None, *gradients
 
 
 forward.register_autograd(_derivative, setup_context=_setup_context)

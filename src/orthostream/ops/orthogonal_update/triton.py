@@ -28,12 +28,17 @@ from orthostream.ops.orthogonal_update.reference import Rule, Weight
 
 # Longest vector that one program holds in registers.
 WHOLE = 16384
-# Elements of a tile that several vectors share, and of one step of a loop.
-TILE = 4096
+# Elements of one step through a long vector.
+STEP = 4096
+# Elements of a tile that several vectors share. Small enough that a strided tile, whose pixels need not be aligned and
+# then have an address each, fits into registers.
+TILE = 2048
 # Pixels of a strided tile: 64 bytes of a half-precision map, 128 of a float32 one.
 PIXELS = 32
 # Most programs that one long vector is split between.
 SPLITS = 1024
+# Contraction to fused multiply-add, whatever the default of the installed Triton.
+FUSED = {"enable_fp_fusion": True}
 
 
 @triton.jit
@@ -361,12 +366,15 @@ def forward(x: Tensor, update: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     with _device_of(x):
         if shape.inner == 1 and shape.length > WHOLE:
             parts, span, partial = _split(x, shape)
-            _partial_sums[shape.outer, parts](x, update, x, partial, shape.length, span, WITH_THIRD=False, BLOCK=TILE)
+            _partial_sums[shape.outer, parts](
+                x, update, x, partial, shape.length, span, WITH_THIRD=False, BLOCK=STEP, **FUSED
+            )
             _forward_long[shape.outer, parts](
                 *(x, update, y, coefficient, partial, *weights, shape.length, span, rule.eps),
                 CLAMP=rule.clamp,
                 PARTS=parts,
-                BLOCK=TILE,
+                BLOCK=STEP,
+                **FUSED,
             )
         else:
             grid, options = _launch(shape)
@@ -393,7 +401,7 @@ def backward(grad: Tensor, kept: Kept, rule: Rule, wants_weights: tuple[bool, bo
             sums = x.new_empty((shape.outer, 3), dtype=torch.float32) if wants_any else None
             needs_product = wants_any and not kept.is_result
             _partial_sums[shape.outer, parts](
-                x, grad, other, partial, shape.length, span, WITH_THIRD=needs_product, BLOCK=TILE
+                x, grad, other, partial, shape.length, span, WITH_THIRD=needs_product, BLOCK=STEP, **FUSED
             )
             _backward_long[shape.outer, parts](
                 *(grad, x, other, kept.coefficient, grad_x, grad_update, sums, partial, *weights),
@@ -401,7 +409,8 @@ def backward(grad: Tensor, kept: Kept, rule: Rule, wants_weights: tuple[bool, bo
                 CLAMP=rule.clamp,
                 IS_RESULT=kept.is_result,
                 PARTS=parts,
-                BLOCK=TILE,
+                BLOCK=STEP,
+                **FUSED,
             )
         else:
             grid, options = _launch(shape)
@@ -432,27 +441,23 @@ def _vectors(shape: Layout) -> int:
 
 
 def _launch(shape: Layout) -> tuple[tuple[int], dict[str, Any]]:
-    """Grid and sizes of tiles: about 16 elements of each operand a thread."""
+    """Grid, sizes of tiles and warps: 16 elements of each operand a thread along a vector, 8 across."""
     if shape.inner > 1:
-        pixels = min(PIXELS, triton.next_power_of_2(shape.inner))
-        block = min(TILE // pixels, triton.next_power_of_2(shape.length))
-        grid = shape.outer * triton.cdiv(shape.inner, pixels)
-        warps = _warps(pixels * block)
-        return (grid,), {"STRIDED": True, "BLOCK_VECTORS": pixels, "BLOCK": block, "num_warps": warps}
-    block = triton.next_power_of_2(shape.length)
-    vectors = max(1, TILE // 2 // block)
-    grid = triton.cdiv(shape.outer, vectors)
-    warps = _warps(vectors * block)
-    return (grid,), {"STRIDED": False, "BLOCK_VECTORS": vectors, "BLOCK": block, "num_warps": warps}
-
-
-def _warps(elements: int) -> int:
-    return min(32, max(4, elements // 512))
+        block_vectors = min(PIXELS, triton.next_power_of_2(shape.inner))
+        block = min(TILE // block_vectors, triton.next_power_of_2(shape.length))
+        programs, a_thread = shape.outer * triton.cdiv(shape.inner, block_vectors), 8
+    else:
+        block = triton.next_power_of_2(shape.length)
+        block_vectors = max(1, TILE // block)
+        programs, a_thread = triton.cdiv(shape.outer, block_vectors), 16
+    warps = min(32, max(4, block_vectors * block // (32 * a_thread)))
+    sizes = {"STRIDED": shape.inner > 1, "BLOCK_VECTORS": block_vectors, "BLOCK": block}
+    return (programs,), {**sizes, "num_warps": warps, **FUSED}
 
 
 def _split(x: Tensor, shape: Layout) -> tuple[int, int, Tensor]:
     """Programs a vector, elements a program, and place for their sums."""
-    span = TILE * triton.cdiv(shape.length, TILE * SPLITS)
+    span = STEP * triton.cdiv(shape.length, STEP * SPLITS)
     parts = triton.cdiv(shape.length, span)
     return parts, span, x.new_empty((shape.outer, parts, 3), dtype=torch.float32)
 
