@@ -1,1 +1,4 @@
-"""Benchmarks: both sides in one process, in turn, as ratios with their spread."""
+"""Benchmarks: all sides in one process, in turn, as ratios with their spread.
+
+``python -m benchmarks.run all`` measures everything on the device at hand; ``run.py`` says more.
+"""

@@ -18,7 +18,8 @@ from orthostream.connections.projection import (
     widened,
 )
 from orthostream.errors import UsageError, unknown
-from orthostream.ops import decompose
+from orthostream.ops import decompose, orthogonal_update
+from orthostream.ops.orthogonal_update.reference import accumulation_dtype
 from orthostream.shapes import Axes, Note, Stream
 
 Mode: TypeAlias = Literal["scalar", "conv1x1"]
@@ -91,6 +92,9 @@ class RescaleStream(Connection):
             nn.init.dirac_(self.rescale_proj.weight)
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
+        if self.rescale_alpha is not None:
+            scale = 1 + self.rescale_alpha.to(accumulation_dtype(stream, update))
+            return orthogonal_update(stream, update, self.dim, self.eps, stream_weight=scale, clamp=self.clamp)
         wide_stream, wide_update, _ = widened(stream, update)
         _, orthogonal = decompose(wide_stream, wide_update, self.dim, self.eps, clamp=self.clamp)
         return (self._scaled(wide_stream) + orthogonal).to(stream.dtype)

@@ -17,7 +17,8 @@ from orthostream.connections.projection import (
     widened,
 )
 from orthostream.errors import UsageError
-from orthostream.ops import decompose, orthogonal_update
+from orthostream.ops import orthogonal_update
+from orthostream.ops.orthogonal_update.reference import accumulation_dtype
 from orthostream.shapes import Axes, Note, Stream
 
 
@@ -61,12 +62,10 @@ class ReZero(Connection):
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
         assert self.alpha is not None, "a site that is written has its scalar"
-        wide_stream, wide_update, dtype = widened(stream, update)
-        scaled = self.alpha.to(dtype) * wide_update
         if self.is_orthogonal:
-            # The orthogonal part is linear in the update, so the scalar may go first.
-            return orthogonal_update(stream, scaled, self.dim, self.eps)
-        return (wide_stream + scaled).to(stream.dtype)
+            return orthogonal_update(stream, update, self.dim, self.eps, self.alpha, update_weight=self.alpha)
+        wide_stream, wide_update, dtype = widened(stream, update)
+        return torch.addcmul(wide_stream, self.alpha.to(dtype), wide_update).to(stream.dtype)
 
     def components(self, stream: Stream, update: Tensor) -> Components:
         assert self.alpha is not None, "a site that is written has its scalar"
@@ -129,10 +128,12 @@ class ReZeroConstrained(Connection):
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
         assert self.theta is not None, "a site that is written has its angle"
-        wide_stream, wide_update, dtype = widened(stream, update)
-        parallel, orthogonal = decompose(wide_stream, wide_update, self.dim, self.eps, clamp=self.clamp)
-        theta = self.theta.to(dtype)
-        return (wide_stream + theta.cos() * parallel + theta.sin() * orthogonal).to(stream.dtype)
+        # cos s x + sin (u - s x) = sin u - (sin - cos) s x, with trigonometry in float32 at least
+        theta = self.theta.to(accumulation_dtype(stream, update))
+        sine = theta.sin()
+        return orthogonal_update(
+            stream, update, self.dim, self.eps, sine - theta.cos(), update_weight=sine, clamp=self.clamp
+        )
 
     def components(self, stream: Stream, update: Tensor) -> Components:
         assert self.theta is not None, "a site that is written has its angle"
