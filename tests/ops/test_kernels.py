@@ -165,6 +165,15 @@ def test_any_shape_order_of_memory_dtype_and_scale(kernel_device, data: st.DataO
 
 
 @pytest.mark.usefixtures("poisoned")
+def test_maps_whose_tiles_span_more_than_32_bits_reach(monkeypatch, kernel_device) -> None:
+    """The 64-bit offsets of such maps, on a small one."""
+    from orthostream.ops.orthogonal_update import triton as kernels
+
+    monkeypatch.setattr(kernels, "FAR", 1)
+    check(*operands((2, 130, 7, 5), PAIRS[0], kernel_device), 1, {})
+
+
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("pair", [PAIRS[0], PAIRS[1]])
 def test_broadcast_operands_and_gradients(pair, kernel_device) -> None:
     x, u, g = operands((4, 3, 8), pair, kernel_device)

@@ -9,7 +9,7 @@ rounding out. A program owns whole vectors, so that no sum is shared: results ar
 - inner 1 and a length beyond ``WHOLE`` (global products): the vector is split between programs, which leave partial
   sums; a second launch adds them, in one order, and writes.
 
-Offsets between tiles are 64-bit integers, those inside a tile 32-bit.
+Offsets between tiles are 64-bit integers; those inside a tile 32-bit, unless it spans a map of 2^31 elements.
 """
 
 # mypy: disable-error-code=no-untyped-def
@@ -37,6 +37,10 @@ TILE = 2048
 PIXELS = 32
 # Most programs that one long vector is split between.
 SPLITS = 1024
+# From this distance on, offsets inside a tile need 64 bits as well.
+FAR = 2**31
+# A program has at most 1024 threads; AMD's warps have 64 of them.
+MOST_WARPS = 32 if torch.version.hip is None else 16
 # Contraction to fused multiply-add, whatever the default of the installed Triton.
 FUSED = {"enable_fp_fusion": True}
 
@@ -56,6 +60,7 @@ def _forward(
     eps,
     CLAMP: tl.constexpr,
     STRIDED: tl.constexpr,
+    FAR: tl.constexpr,
     BLOCK_VECTORS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -63,7 +68,7 @@ def _forward(
     k = 1.0 if strength is None else tl.load(strength).to(tl.float32)
     p = 1.0 if stream_weight is None else tl.load(stream_weight).to(tl.float32)
     q = 1.0 if update_weight is None else tl.load(update_weight).to(tl.float32)
-    start, vector, is_vector, offsets, step = _tile(vectors, length, inner, STRIDED, BLOCK_VECTORS, BLOCK)
+    start, vector, is_vector, offsets, step = _tile(vectors, length, inner, STRIDED, FAR, BLOCK_VECTORS, BLOCK)
     place = tl.arange(0, BLOCK)[None, :]
     x += start
     update += start
@@ -120,6 +125,7 @@ def _backward(
     CLAMP: tl.constexpr,
     IS_RESULT: tl.constexpr,
     STRIDED: tl.constexpr,
+    FAR: tl.constexpr,
     BLOCK_VECTORS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -127,7 +133,7 @@ def _backward(
     k = 1.0 if strength is None else tl.load(strength).to(tl.float32)
     p = 1.0 if stream_weight is None else tl.load(stream_weight).to(tl.float32)
     q = 1.0 if update_weight is None else tl.load(update_weight).to(tl.float32)
-    start, vector, is_vector, offsets, step = _tile(vectors, length, inner, STRIDED, BLOCK_VECTORS, BLOCK)
+    start, vector, is_vector, offsets, step = _tile(vectors, length, inner, STRIDED, FAR, BLOCK_VECTORS, BLOCK)
     place = tl.arange(0, BLOCK)[None, :]
     grad += start
     x += start
@@ -298,7 +304,9 @@ def _backward_long(
 
 
 @triton.jit
-def _tile(vectors, length, inner, STRIDED: tl.constexpr, BLOCK_VECTORS: tl.constexpr, BLOCK: tl.constexpr):
+def _tile(
+    vectors, length, inner, STRIDED: tl.constexpr, FAR: tl.constexpr, BLOCK_VECTORS: tl.constexpr, BLOCK: tl.constexpr
+):
     """Where this program's tile lies: its first element, its vectors, offsets inside, and from step to step."""
     program = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK_VECTORS)
@@ -309,7 +317,7 @@ def _tile(vectors, length, inner, STRIDED: tl.constexpr, BLOCK_VECTORS: tl.const
         first = (program % tiles) * BLOCK_VECTORS
         start = outer * length * inner + first
         vector = outer * vectors + first + lane
-        offsets = lane[:, None] + place * inner
+        offsets = lane[:, None] + (place.to(tl.int64) if FAR else place) * inner
         step = tl.full([], BLOCK, tl.int64) * inner
     else:
         first = program * BLOCK_VECTORS
@@ -450,9 +458,10 @@ def _launch(shape: Layout) -> tuple[tuple[int], dict[str, Any]]:
         block = triton.next_power_of_2(shape.length)
         block_vectors = max(1, TILE // block)
         programs, a_thread = triton.cdiv(shape.outer, block_vectors), 16
-    warps = min(32, max(4, block_vectors * block // (32 * a_thread)))
     sizes = {"STRIDED": shape.inner > 1, "BLOCK_VECTORS": block_vectors, "BLOCK": block}
-    return (programs,), {**sizes, "num_warps": warps, **FUSED}
+    is_far = shape.inner * block >= FAR
+    warps = min(MOST_WARPS, max(4, block_vectors * block // (32 * a_thread)))
+    return (programs,), {**sizes, "FAR": is_far, "num_warps": warps, **FUSED}
 
 
 def _split(x: Tensor, shape: Layout) -> tuple[int, int, Tensor]:
