@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import torch
 
 from benchmarks.rows import Row
+from orthostream.ops.choice import Name
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,8 @@ class Case:
 
 class Skip(Exception):
     """There is nothing to measure; the message says why."""
+
+
+def implementations(device: torch.device) -> tuple[Name, ...]:
+    """All that run on a device, as ``choice.py`` names them: the plain formula first."""
+    return tuple(name for name in get_args(Name) if name != "triton" or device.type == "cuda")

@@ -1,161 +1,158 @@
-"""Run a benchmark: ``python -m benchmarks.run step`` or ``statistics``.
+"""Run benchmarks: ``python -m benchmarks.run SUITE``, or ``all`` for everything on the device at hand.
 
-Both sides live in one process and take turns, so that whatever else the machine does falls on both alike. A row is
-the median of the ratios of neighbouring turns, with the 20 % and 80 % quantiles, and is appended to
-``benchmarks/results.csv`` with commit, hardware and versions. Memory is what autograd keeps for the backward pass,
-counted once a storage, and on CUDA the peak of a step; on the CPU the peak is that of a process of its own.
+    memory      bytes that one connection keeps for the backward pass
+    ops         the orthogonal update alone, against a device copy, the plain formula and torch.compile
+    pair        write and norm in one operation against one after the other
+    step        training steps, and the table of overheads
+    statistics  training steps that take statistics of every site
+
+All sides of a case live in one process and take turns, so that whatever else the machine does falls on all alike. A
+row holds two sides: medians of both, the median of the ratios of neighbouring turns, and the 20 % and 80 % quantiles
+of each. Rows are appended to ``benchmarks/results.csv`` with commit, hardware and versions. A case that fails is
+reported and the next one runs; the exit status is then 1.
 """
 
 import argparse
-import csv
-import statistics
-import subprocess
+import gc
 import sys
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from benchmarks.cases import Case, suites
-from orthostream import __version__
-from orthostream.analysis.memory import kept_for_backward
-from orthostream.training.run_folder import versions
+from benchmarks.cases import Case, Failure, Setting, Skip
+from benchmarks.overhead import overhead_table
+from benchmarks.rows import RESULTS, Row, append, context, described
+from benchmarks.suites import SUITES
 
-RESULTS = Path(__file__).with_name("results.csv")
-WARM_UP = 3
+ROUNDS = {"ops": 25, "pair": 25}
+ROUNDS_OF_STEPS = 11
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=["step", "statistics"])
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", default="", help="part of a case's name")
-    parser.add_argument("--memory-of", metavar="SIDE", help="print bytes kept and peak of one side, and stop")
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
     device = torch.device(options.device)
-    if options.memory_of:
-        (case,) = (case for case in suites(device)[options.suite] if options.only == case.name)
-        print(*own_memory(case.sides[options.memory_of], device))
-        return
-    facts = versions(device, __version__)
-    print(f"{facts['device_name']}, {facts['threads']} threads, torch {facts['torch']}")
-    for case in suites(device)[options.suite]:
-        if options.only in case.name:
-            row = {"suite": options.suite, **measure(options.suite, case, device, options.rounds)}
-            show(row)
-            keep(row, facts)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    facts = context(device)
+    if options.commit:
+        facts["commit"] = options.commit
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+    run = Run(options.results, facts, options.minutes)
+    for suite in SUITES if options.suite == "all" else [options.suite]:
+        # On the CPU an operation compiles for longer than all of its turns take.
+        compiles = options.compile if options.compile is not None else device.type == "cuda" or suite == "step"
+        rounds = options.rounds or ROUNDS.get(suite, ROUNDS_OF_STEPS)
+        try:
+            cases = [case for case in SUITES[suite](device) if options.only in case.name]
+        except Skip as reason:
+            print(f"{suite}: skipped: {reason}", flush=True)
+            continue
+        run.cases(suite, cases, Setting(device, rounds, compiles))
+    return run.finish()
 
 
-def measure(suite: str, case: Case, device: torch.device, rounds: int) -> dict[str, object]:
-    """Time both sides in turn, and their memory."""
-    (base, other), makers = list(case.sides), list(case.sides.values())
-    saved, peaks = zip(*(memory(suite, case, side, device) for side in case.sides), strict=True)
-    steps = [make(device) for make in makers]
-    for step in steps:
-        for _ in range(WARM_UP):
-            step()
-    times: list[tuple[float, float]] = []
-    for turn in range(rounds):
-        # The order alternates, so that neither side always follows the other.
-        order = (0, 1) if turn % 2 == 0 else (1, 0)
-        taken = {index: seconds(steps[index], device) for index in order}
-        times.append((taken[0], taken[1]))
-    # Work that happens in one of so many steps counts by its share.
-    ratios = [1 + (second / first - 1) / case.share for first, second in times]
-    low, _, _, high = statistics.quantiles(ratios, n=5)
-    return {
-        "case": case.name,
-        "base": base,
-        "other": other,
-        "base_ms": 1e3 * statistics.median(first for first, _ in times),
-        "other_ms": 1e3 * statistics.median(second for _, second in times),
-        "ratio": statistics.median(ratios),
-        "ratio_20": low,
-        "ratio_80": high,
-        "rounds": rounds,
-        "saved_mb_base": saved[0] / 1e6,
-        "saved_mb_other": saved[1] / 1e6,
-        "peak_mb_base": peaks[0] / 1e6,
-        "peak_mb_other": peaks[1] / 1e6,
-    }
-
-
-def seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Wall time of one step, the device's work included."""
-    synchronise(device)
-    begun = time.perf_counter()
-    step()
-    synchronise(device)
-    return time.perf_counter() - begun
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def memory(suite: str, case: Case, side: str, device: torch.device) -> tuple[float, float]:
-    """Bytes kept for backward and the peak of a step, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.run", suite, "--device", str(device), "--only", case.name]
-    done = subprocess.run([*command, "--memory-of", side], capture_output=True, text=True, check=True)
-    kept, peak = done.stdout.split()[-2:]
-    return float(kept), float(peak)
-
-
-def own_memory(make: Callable[[torch.device], Callable[[], None]], device: torch.device) -> tuple[float, float]:
-    """The same, of this process."""
-    step = make(device)
-    step()
-    with kept_for_backward() as saved:
-        step()
-    kept = float(saved.bytes)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return kept, float(torch.cuda.max_memory_allocated(device))
-    step()
-    return kept, resident_peak()
-
-
-def resident_peak() -> float:
-    """Largest resident size of this process in bytes; getrusage would count that of its parent before the start."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024.0 * float(line.split()[1])
-
-
-def show(row: dict[str, object]) -> None:
-    """One line for the terminal."""
-    print(
-        "{suite}: {case}: {other} / {base} = {ratio:.3f} [{ratio_20:.3f}, {ratio_80:.3f}]  "
-        "{base_ms:.1f} -> {other_ms:.1f} ms  kept {saved_mb_base:.1f} -> {saved_mb_other:.1f} MB  "
-        "peak {peak_mb_base:.0f} -> {peak_mb_other:.0f} MB".format(**row),
-        flush=True,
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("suite", choices=[*SUITES, "all"])
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--rounds", type=at_least_two, help="turns of each side")
+    made.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this text")
+    made.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="sides under torch.compile (off for ops on the CPU)"
     )
+    made.add_argument("--minutes", type=float, help="begin no case after so many")
+    made.add_argument("--results", type=Path, default=RESULTS, help="where rows are appended")
+    made.add_argument("--commit", default="", help="of the sources, where git is not at hand")
+    return made
 
 
-def keep(row: dict[str, object], facts: dict[str, object]) -> None:
-    """Append a row to the results."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent, check=False
-    ).stdout.strip()
-    context = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
-        "device": facts["device_name"],
-        "threads": facts["threads"],
-        "torch": facts["torch"],
-    }
-    plain = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()}
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [*context, *plain])
-        if is_new:
-            writer.writeheader()
-        writer.writerow({**context, **plain})
+def at_least_two(text: str) -> int:
+    """A number of turns from which quantiles can be taken."""
+    if int(text) < 2:
+        raise argparse.ArgumentTypeError("quantiles need 2 rounds or more")
+    return int(text)
+
+
+class Run:
+    """Cases one after the other, and what became of them.
+
+    Args:
+        results: file of rows.
+        facts: columns that all rows share.
+        minutes: after which no case begins; None for no limit.
+    """
+
+    def __init__(self, results: Path, facts: dict[str, object], minutes: float | None = None) -> None:
+        self.results, self.facts, self.minutes = results, facts, minutes
+        self.begun = time.monotonic()
+        self.rows: list[Row] = []
+        self.failed: list[str] = []
+
+    def cases(self, suite: str, cases: list[Case], setting: Setting) -> None:
+        """Measure cases of one suite."""
+        begun = time.monotonic()
+        for done, case in enumerate(cases):
+            if self.minutes is not None and self.seconds() > 60 * self.minutes:
+                self.failed += [f"{suite}: {left.name}: no time was left" for left in cases[done:]]
+                break
+            self.case(suite, case, setting)
+            used = time.monotonic() - begun
+            left = used / (done + 1) * (len(cases) - done - 1)
+            print(
+                f"  {suite}: {done + 1} of {len(cases)} cases, {used:.0f} s used, about {left:.0f} s to go", flush=True
+            )
+
+    def case(self, suite: str, case: Case, setting: Setting) -> None:
+        """Measure one case; whatever it raises is reported."""
+        try:
+            for outcome in case.measure(setting):
+                if isinstance(outcome, Failure):
+                    self.report(f"{suite}: {case.name}: {outcome}", outcome.error)
+                else:
+                    self.rows.append(outcome)
+                    print(described(outcome), flush=True)
+                    append(outcome, self.facts, self.results)
+        except Exception as error:
+            self.report(f"{suite}: {case.name}: {Failure('whole case', error)}", error)
+        finally:
+            clear(setting.device)
+
+    def report(self, what: str, error: Exception) -> None:
+        self.failed.append(what)
+        traceback.print_exception(error)
+        print(f"FAILED {what}", flush=True)
+
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.begun
+
+    def finish(self) -> int:
+        """Print what sums up, and give the exit status."""
+        if any(row.suite == "step" for row in self.rows):
+            print(f"\n{overhead_table(self.rows)}\n")
+        print(f"{len(self.rows)} rows in {self.seconds():.0f} s, appended to {self.results}")
+        print_all("not measured:", self.failed)
+        return 1 if self.failed else 0
+
+
+def print_all(heading: str, lines: Iterable[str]) -> None:
+    for index, line in enumerate(lines):
+        print(f"{heading}\n  {line}" if index == 0 else f"  {line}")
+
+
+def clear(device: torch.device) -> None:
+    """Let go of what a case compiled and allocated."""
+    torch._dynamo.reset()
+    gc.collect()
+    if device.type == "cuda":
+        # After an error on the device every call fails; the next case says so itself.
+        with suppress(Exception):
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,6 +29,9 @@ def test_the_cpu_runs_plain_pytorch_whatever_is_installed() -> None:
     found = implementation(X, X)
     assert found.name == "closed_form"
     assert "not on a CUDA device" in found.reason
+    large = torch.ones(2**10, 2**7)
+    assert implementation(large, large).name == "blocked"
+    assert implementation(large[:-1], large[:-1]).name == "closed_form"
 
 
 def test_a_compiler_gets_plain_pytorch() -> None:
@@ -58,7 +61,7 @@ def test_transforms_get_the_formula(transform) -> None:
         assert implementation(X, X).name == "reference"
 
 
-@pytest.mark.parametrize("name", ["reference", "closed_form"])
+@pytest.mark.parametrize("name", ["reference", "closed_form", "blocked"])
 def test_forced_inside_a_block_alone(name) -> None:
     with forced(name):
         found = implementation(X, X)
@@ -66,7 +69,7 @@ def test_forced_inside_a_block_alone(name) -> None:
         is_ours = (
             orthogonal_update(X.clone().requires_grad_(), X).grad_fn.name() == OrthogonalUpdate.__name__ + "Backward"
         )
-        assert is_ours is (name == "closed_form")
+        assert is_ours is (name != "reference")
     assert implementation(X, X).name == "closed_form"
     with pytest.raises(UsageError, match="did you mean closed_form"), forced("closed-form"):
         pass
@@ -79,7 +82,7 @@ def test_forced_by_the_environment() -> None:
     assert "ORTHOSTREAM_IMPLEMENTATION" in done.stdout
     wrong = asked(program, ORTHOSTREAM_IMPLEMENTATION="cuda")
     assert wrong.returncode != 0
-    assert "known: closed_form, reference, triton" in wrong.stderr
+    assert "known: blocked, closed_form, reference, triton" in wrong.stderr
 
 
 def test_forced_kernels_do_not_fall_back_in_silence() -> None:

@@ -1,8 +1,9 @@
 """Which implementation of an operation runs, and why.
 
-Every operation has up to three: ``reference``, the formula as one reads it, differentiated by autograd;
-``closed_form``, plain PyTorch with a backward pass of its own, which keeps less; ``triton``, fused kernels. They
-agree to rounding. What decides is the device of the tensors, never the presence of a package.
+Every operation has some of these: ``reference``, the formula as one reads it, differentiated by autograd;
+``closed_form``, plain PyTorch with a backward pass of its own, which keeps less; ``blocked``, the same on a CPU, some
+vectors at a time; ``triton``, fused kernels. They agree to rounding. What decides is the device of the tensors, never
+the presence of a package. An operation that lacks the one that is asked for takes the closed form.
 """
 
 import importlib.util
@@ -20,7 +21,7 @@ from torch.autograd import forward_ad
 
 from orthostream.errors import UsageError, unknown
 
-Name: TypeAlias = Literal["reference", "closed_form", "triton"]
+Name: TypeAlias = Literal["reference", "closed_form", "blocked", "triton"]
 
 VARIABLE = "ORTHOSTREAM_IMPLEMENTATION"
 
@@ -77,7 +78,7 @@ def choose(*operands: Tensor) -> Implementation:
         for operand in operands:
             if operand.dtype not in KERNEL_DTYPES:
                 choice = FLOAT64
-            elif type(operand) not in PLAIN_TENSORS:
+            elif not are_plain(operand):
                 choice = SUBCLASS
     if _forced is not None and choice.name != "triton":
         return refuse_forced_kernels(choice)
@@ -93,6 +94,11 @@ def refuse_forced_kernels(instead: Implementation) -> Implementation:
     if _forced is not None and _forced.name == "triton":
         raise KernelError(f"{_forced.reason}, but kernels cannot run here: {instead.reason}. Leave the choice free")
     return instead
+
+
+def are_plain(*operands: Tensor) -> bool:
+    """Whether no operand is a tensor of a class of its own, such as a sharded or a fake one."""
+    return all(type(operand) in PLAIN_TENSORS for operand in operands)
 
 
 def transforms_are_active() -> bool:

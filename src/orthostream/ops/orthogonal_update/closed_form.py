@@ -54,7 +54,7 @@ def forward(x: Tensor, update: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     kept_share = rule.stream_weight - rule.strength * coefficient
     if not _is_one(rule.update_weight):
         wide_update = rule.update_weight * wide_update
-    return (wide_update + kept_share * wide_x).to(x.dtype), coefficient
+    return torch.addcmul(wide_update, kept_share, wide_x).to(x.dtype), coefficient
 
 
 def backward(
@@ -93,8 +93,10 @@ def backward(
         stretch = stretch * (square > rule.eps)
     if kept.is_result:
         stretch = stretch + kept_share
-    grad_x = kept_share * grad - pulled * (other - stretch * x)
-    grad_update = (grad if _is_one(rule.update_weight) else rule.update_weight * grad) - pulled * x
+    slope = torch.addcmul(other, stretch, x, value=-1)
+    grad_x = torch.addcmul(kept_share * grad, pulled, slope, value=-1)
+    weighted_grad = grad if _is_one(rule.update_weight) else rule.update_weight * grad
+    grad_update = torch.addcmul(weighted_grad, pulled, x, value=-1)
     wants_stream_weight, wants_update_weight, wants_strength = wants_weights
     return Gradients(
         grad_x.to(kept.x.dtype),

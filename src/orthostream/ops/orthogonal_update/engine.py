@@ -6,14 +6,20 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from orthostream.ops.choice import Implementation, choose, refuse_forced_kernels
-from orthostream.ops.orthogonal_update import closed_form
+from orthostream.ops.choice import ELSEWHERE, Implementation, are_plain, choose, refuse_forced_kernels
+from orthostream.ops.orthogonal_update import blocked, closed_form
 from orthostream.ops.orthogonal_update.closed_form import Gradients, Kept
 from orthostream.ops.orthogonal_update.layout import layout
 from orthostream.ops.orthogonal_update.reference import Rule
 from orthostream.shapes import Axes
 
+# Elements from which going through blocks costs less than it saves.
+SMALLEST_BLOCKED = 2**17
+
 EMPTY = Implementation("closed_form", "there is nothing to compute")
+IN_BLOCKS = Implementation(
+    "blocked", "the tensors are on the CPU; vectors are computed in blocks that stay in its cache"
+)
 SCATTERED = Implementation("closed_form", "the axes of the inner products are not neighbours in memory")
 
 
@@ -34,6 +40,8 @@ def choose_for(x: Tensor, update: Tensor, dim: Axes) -> Implementation:
         KernelError: where kernels are forced and cannot run.
     """
     choice = choose(x, update)
+    if choice is ELSEWHERE and x.device.type == "cpu" and x.numel() >= SMALLEST_BLOCKED and are_plain(x, update):
+        return IN_BLOCKS
     if choice.name != "triton" or torch.compiler.is_compiling():
         return choice
     if x.numel() == 0:
@@ -45,7 +53,7 @@ def choose_for(x: Tensor, update: Tensor, dim: Axes) -> Implementation:
 
 def engine_of(choice: Implementation) -> Engine:
     """The module behind a choice; that of the kernels is imported at its first use, for it needs Triton."""
-    module: ModuleType = closed_form
+    module: ModuleType = blocked if choice.name == "blocked" else closed_form
     if choice.name == "triton":
         from orthostream.ops.orthogonal_update import triton as module
     return cast(Engine, module)
