@@ -62,6 +62,11 @@ class Skip(Exception):
     """There is nothing to measure; the message says why."""
 
 
-def implementations(device: torch.device) -> tuple[Name, ...]:
-    """All that run on a device, as ``choice.py`` names them: the plain formula first."""
-    return tuple(name for name in get_args(Name) if name != "triton" or device.type == "cuda")
+def implementations(device: torch.device, *, compiled: bool = False) -> tuple[Name, ...]:
+    """All that run on a device, as ``choice.py`` names them: the plain formula first.
+
+    A compiler is given the closed form, or an opaque operator around the kernels.
+    """
+    elsewhere = "blocked" if device.type == "cuda" else "triton"
+    left_out = {elsewhere, "reference", "blocked"} if compiled else {elsewhere}
+    return tuple(name for name in get_args(Name) if name not in left_out)

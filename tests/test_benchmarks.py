@@ -243,7 +243,7 @@ def test_operation_against_a_copy(site, monkeypatch) -> None:
     forward = [row.other for row in rows if row.case.endswith(", forward")]
     backward = [row.other for row in rows if row.case.endswith(", backward")]
     half = ["formula in bfloat16"] if site.dtype is torch.bfloat16 else []
-    assert forward == ["plain add", "reference", *half, "torch.compile", "ours (closed_form)"]
+    assert forward == ["plain add", "reference", *half, "torch.compile", "ours (closed_form)", "ours (blocked)"]
     assert backward == forward[1:]
     for row in rows:
         moved = site.forward_bytes if row.case.endswith("forward") else site.backward_bytes
@@ -271,7 +271,11 @@ def test_a_side_that_fails_leaves_the_others(monkeypatch) -> None:
     outcomes = list(ops.measure(TOKENS, SETTING))
     (failure,) = (outcome for outcome in outcomes if isinstance(outcome, Failure))
     assert str(failure) == "plain add: RuntimeError: no such kernel"
-    assert {row.other for row in outcomes if isinstance(row, Row)} == {"reference", "ours (closed_form)"}
+    assert {row.other for row in outcomes if isinstance(row, Row)} == {
+        "reference",
+        "ours (closed_form)",
+        "ours (blocked)",
+    }
 
 
 def test_backward_gives_the_gradients_of_both_operands_again_and_again() -> None:
@@ -305,14 +309,15 @@ def test_training_steps_of_all_implementations(monkeypatch) -> None:
     monkeypatch.setattr(peak, "peak_of_own_process", lambda made_of: 1_000_000)
     rows = list(step.measure(VIT, ("eager", "compiled"), Setting(CPU, 2, compiles=True)))
     pairs = [(row.base, row.other) for row in rows]
-    assert pairs[:3] == [
+    assert pairs[:4] == [
         ("linear, eager", "orthogonal (reference), eager"),
         ("linear, eager", "orthogonal (closed_form), eager"),
+        ("linear, eager", "orthogonal (blocked), eager"),
         ("linear, compiled", "orthogonal (closed_form), compiled"),
     ]
-    # A fourth, where the fastest sides were not run in the same way.
-    assert len(pairs) == len(set(pairs)) in (3, 4)
-    reference, closed_form = rows[:2]
+    # A fifth, where the fastest sides were not run in the same way.
+    assert len(pairs) == len(set(pairs)) in (4, 5)
+    reference, closed_form, _ = rows[:3]
     assert reference.saved_mb_other > closed_form.saved_mb_other > closed_form.saved_mb_base > 0
     assert reference.peak_mb_base == 1
     assert VIT.case in overhead_table(rows)
@@ -326,7 +331,7 @@ def test_a_step_that_cannot_be_built_leaves_the_others(monkeypatch) -> None:
 
     monkeypatch.setattr("benchmarks.whole_steps.built_and_weighed", weighed)
     monkeypatch.setattr(peak, "peak_of_own_process", lambda made_of: 0)
-    failure, row = step.measure(VIT, ("eager",), SETTING)
+    failure, row, *_ = step.measure(VIT, ("eager",), SETTING)
     assert isinstance(failure, Failure) and "too much" in str(failure)
     assert (row.base, row.other) == ("linear, eager", "orthogonal (closed_form), eager")
 

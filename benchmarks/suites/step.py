@@ -47,8 +47,7 @@ def measure(model: TrainingStep, ways: tuple[str, ...], setting: Setting) -> Ite
             continue
         side = replace(model, compiled=is_compiled)
         plain[side.label] = side
-        # A compiler is given the closed form, or an opaque operator around the kernels.
-        for name in implementations(setting.device)[is_compiled:]:
+        for name in implementations(setting.device, compiled=is_compiled):
             side = replace(model, compiled=is_compiled, connection="orthogonal", implementation=name)
             orthogonal[side.label] = side
     steps = measured({**plain, **orthogonal}, setting)

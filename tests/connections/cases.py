@@ -163,6 +163,12 @@ def rescaled(connection: Connection, stream: Tensor, note: None) -> Tensor:
     return torch.einsum("oi,bihw->bohw", connection.rescale_proj.weight[:, :, 0, 0], stream)
 
 
+def mixed_streams(connection: Connection, stream: Tensor, note: Any) -> Tensor:
+    if connection.axis == -1:
+        return torch.einsum("...ij,...jc->...ic", note.mixing, stream)
+    return torch.einsum("bhwij,bjchw->bichw", note.mixing, stream)
+
+
 def projecting(base: str, dim: tuple[int, ...] | None = None, **options: Any) -> dict[str, Any]:
     return {"base": base, **options} | ({} if dim is None else {"dim": dim})
 
@@ -184,7 +190,7 @@ def hyper(learns: tuple[str, ...] = HYPER_DYNAMIC, **options: Any) -> Case:
         options=options,
         learns=learns,
         neutral=sum_of_equal_streams,
-        after_zero=lambda connection, stream, note: note.streams,
+        after_zero=mixed_streams,
         adds=None,
         claims=(starts_with_equal_streams,),
     )

@@ -209,9 +209,9 @@ def test_hyper_connections_site(file: str, dtype: torch.dtype, tolerances: tuple
     results = {
         "coef/H_pre": weights.read,
         "coef/H_res": weights.mixing,
-        "coef/H_post": note.write_weights,
+        "coef/H_post": note.write,
         "output/branch_input": branch_input,
-        "output/mixed_stream": note.streams,
+        "output/mixed_stream": connection.write(stream, torch.zeros_like(update), note),
         "output/stream": written,
     }
     for key, result in results.items():

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from orthostream import connections
+from orthostream.analysis.memory import kept_for_backward
 from orthostream.connections import Site, wire
 from orthostream.connections.hyper_connections import HyperConnections
 from orthostream.errors import UsageError
@@ -130,6 +131,38 @@ def test_coefficients_of_a_half_stream_are_float32() -> None:
     weights = connection.coefficients(random_stream()[0].bfloat16())
     assert {tensor.dtype for tensor in weights} == {torch.float32}
     torch.testing.assert_close(weights.mixing.sum(-1), torch.ones(2, 5, 4), rtol=0, atol=1e-5)
+
+
+def test_a_half_stream_is_rounded_once() -> None:
+    """Mixing and update in one operation: what is written is their float32 sum, rounded."""
+    connection = stirred(made()).bfloat16()
+    stream, update = (tensor.bfloat16() for tensor in random_stream())
+    _, weights = connection.read(stream)
+    exact = weights.mixing.double() @ stream.double()
+    exact += weights.write.double().unsqueeze(-1) * update.double().unsqueeze(-2)
+    # half a unit in the last place, and float32 sums of terms of order ten
+    torch.testing.assert_close(
+        connection.write(stream, update, weights).double(),
+        exact,
+        rtol=torch.finfo(torch.bfloat16).eps / 2,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"dynamic": False}])
+def test_backward_keeps_the_stream_and_the_update_beside_coefficients(options) -> None:
+    """No normed, mixed or spread copy of the stream; of the coefficients, some tensors of n (n + 2) numbers a token."""
+    features = 256
+    connection = connections.create("hyper_connections", site=Site(features=features), **options)
+    stream = torch.randn(2, 5, 4, features, requires_grad=True)
+    update = torch.randn(2, 5, features, requires_grad=True)
+    with kept_for_backward() as kept:
+        _, note = connection.read(stream)
+        connection.write(stream, update, note)
+    given = (stream, update, *connection.parameters())
+    others = kept.storages.keys() - {tensor.untyped_storage().data_ptr() for tensor in given}
+    assert stream.untyped_storage().data_ptr() in kept.storages
+    assert sum(kept.storages[each] for each in others) < stream.nbytes / 2
 
 
 @pytest.mark.parametrize("options", OPTIONS)

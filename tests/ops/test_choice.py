@@ -10,7 +10,6 @@ import torch
 
 from orthostream.errors import UsageError
 from orthostream.ops import KernelError, choice, forced, implementation, orthogonal_update
-from orthostream.ops.orthogonal_update.autograd import OrthogonalUpdate
 
 X = torch.ones(2, 3)
 
@@ -66,9 +65,7 @@ def test_forced_inside_a_block_alone(name) -> None:
     with forced(name):
         found = implementation(X, X)
         assert (found.name, name in found.reason) == (name, True)
-        is_ours = (
-            orthogonal_update(X.clone().requires_grad_(), X).grad_fn.name() == OrthogonalUpdate.__name__ + "Backward"
-        )
+        is_ours = type(orthogonal_update(X.clone().requires_grad_(), X).grad_fn).__name__.startswith("OrthogonalUpdate")
         assert is_ours is (name != "reference")
     assert implementation(X, X).name == "closed_form"
     with pytest.raises(UsageError, match="did you mean closed_form"), forced("closed-form"):

@@ -239,6 +239,20 @@ def test_second_derivatives_and_transforms_leave_the_kernels(kernel_device) -> N
     torch.testing.assert_close(mapped.double(), reference(x.double(), u.double(), Rule()), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["triton", "blocked"])
+def test_batches_of_gradients_leave_kernels_and_blocks(name, kernel_device) -> None:
+    x, u = (tensor.to(kernel_device).requires_grad_() for tensor in random_pair((3, 5), (torch.float32,) * 2))
+    gradients = torch.randn(4, 3, 5, device=kernel_device)
+    with forced(name):
+        y = orthogonal_update(x, u)
+        batched = torch.autograd.grad(y, (x, u), gradients, is_grads_batched=True, retain_graph=True)
+        single = [
+            torch.stack(each)
+            for each in zip(*(torch.autograd.grad(y, (x, u), g, retain_graph=True) for g in gradients), strict=True)
+        ]
+    torch.testing.assert_close(list(batched), single, rtol=1e-5, atol=1e-5)
+
+
 def test_what_kernels_cannot_do_is_refused_when_they_are_forced(kernel_device) -> None:
     x = torch.ones(2, 3, 4, 5, device=kernel_device)
     with forced("triton"):

@@ -8,7 +8,6 @@ Models know the four verbs and no connection by name; connections know no model.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +23,6 @@ ALL_VERBS = frozenset({"expand", "read", "write", "reduce"})
 def identity(x: Any) -> Any:
     """The norm of a branch that has none."""
     return x
-
-
-def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:
-    """Autocast off on the device of a tensor, for arithmetic on the stream: it would round the stream at every site."""
-    device = tensor.device.type
-    # Some devices, such as meta, have no autocast and refuse the word.
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +132,43 @@ class Connection(nn.Module, ABC):
     @abstractmethod
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
         """The stream after the branch returned ``update``; applies its mixing to a zero update too."""
+
+    @property
+    def reads_plainly(self) -> bool:
+        """Whether ``read`` is the norm of the stream, without a note: nothing else stands in its place."""
+        return getattr(self.read, "__func__", None) is Connection.read
+
+    def write_read(
+        self,
+        stream: Stream,
+        update: Tensor,
+        note: Note,
+        following: "Connection",
+        norm: Callable[[Any], Any] = identity,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Stream, Any, Note]:
+        """``write`` here, then ``read`` by the connection of the next site; a rule may do both at once.
+
+        Args:
+            stream: as for ``write``.
+            update: as for ``write``.
+            note: as for ``write``, from this connection's own ``read``.
+            following: the connection of the next site.
+            norm: of the next branch, as for ``read``.
+            dtype: of the next branch's input, where that branch would cast it at once; None leaves it as read.
+
+        Returns:
+            The stream, the input of the next branch, and the note for ``following.write``.
+
+        Example:
+            >>> from orthostream import connections
+            >>> first, second = connections.create("linear"), connections.create("linear")
+            >>> first.write_read(torch.ones(2), torch.ones(2), None, second, torch.sqrt)
+            (tensor([2., 2.]), tensor([1.4142, 1.4142]), None)
+        """
+        stream = self.write(stream, update, note)
+        x, note = following.read(stream, norm)
+        return stream, x if dtype is None or not isinstance(x, Tensor) else x.to(dtype), note
 
     def reduce(self, stream: Stream) -> Tensor:
         """End the stream: the tensor that goes on to the final norm."""

@@ -7,22 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orthostream.connections.base import Connection, Site, autocast_off, identity
+from orthostream.connections.base import Connection, Site, identity
 from orthostream.errors import UsageError, unknown
+from orthostream.ops import read_streams, write_streams
+from orthostream.ops.autocast import autocast_off
 from orthostream.shapes import Note, Stream
 
 Norm: TypeAlias = Literal["rms", "layer"]
 
 
-class Mixed(NamedTuple):
-    """What ``read`` hands to ``write``: the streams after mixing, and the weight of the update in each."""
-
-    streams: Tensor
-    write_weights: Tensor
-
-
 class Coefficients(NamedTuple):
-    """The weights of one site for each token or pixel; the mixing acts from the left on the axis of streams.
+    """The weights of one site for each token or pixel, which ``read`` hands to ``write`` as its note.
+
+    The mixing acts from the left on the axis of streams.
 
     Shapes: ``read`` [..., n], ``mixing`` [..., n, n], ``write`` [..., n]; ``X' = mixing X + write (outer) update``.
     """
@@ -39,9 +36,9 @@ class HyperConnections(Connection):
     ``b = s_b act(N w_b) + static_beta``; ``act`` is tanh or nothing. expand repeats the input on n streams, reduce
     sums them. At its start the rule is the plain residual, up to the factor n that the final norm removes.
 
-    Coefficients and mixing are computed in float32 (float64 for a float64 stream) with autocast off. A stream of half
-    precision is rounded after the mixing and again after the update. With ``norm="rms"`` the gradient of a stream of
-    zeros through the dynamic part is divided by the norm's floor of 1e-12, as in the reference code.
+    Coefficients and mixing are computed in float32 (float64 for a float64 stream) with autocast off. Mixing and update
+    are one operation: a stream of half precision is rounded once a site. With ``norm="rms"`` the gradient of a stream
+    of zeros through the dynamic part is divided by the norm's floor of 1e-12, as in the reference code.
 
     Args:
         site: the place in the trunk; needs its ``features`` where coefficients are dynamic. Its ``index`` picks
@@ -128,22 +125,13 @@ class HyperConnections(Connection):
         return x.unsqueeze(axis).expand(*x.shape[:axis], self.streams, *x.shape[axis:]).contiguous()
 
     def read(self, stream: Stream, norm: Callable[[Any], Any] = identity) -> tuple[Any, Note]:
-        with autocast_off(stream):
-            rows = self._to_rows(stream)
-            weights = self._coefficients(rows)
-            branch_input = (weights.read.unsqueeze(-2) @ rows).squeeze(-2)
-            if self.axis != -1:
-                branch_input = branch_input.movedim(-1, self.axis)
-            mixed = self._from_rows(weights.mixing @ rows)
-        return norm(branch_input.to(stream.dtype)), Mixed(mixed.to(stream.dtype), weights.write)
+        weights = self.coefficients(stream)
+        return norm(read_streams(stream, weights.read, self.streams_axis)), weights
 
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
-        if not isinstance(note, Mixed):
+        if not isinstance(note, Coefficients):
             raise UsageError("hyper_connections write with what read computed: pass the note that read returned")
-        # [B, T, n, 1] beside [B, T, 1, C], or [B, n, 1, H, W] beside [B, 1, C, H, W]
-        weights = self._from_rows(note.write_weights.unsqueeze(-1))
-        spread = weights * update.to(weights.dtype).unsqueeze(self.streams_axis)
-        return (note.streams + spread).to(stream.dtype)
+        return write_streams(stream, update, note.mixing, note.write, self.streams_axis)
 
     def reduce(self, stream: Stream) -> Tensor:
         result: Tensor = stream.sum(self.streams_axis)
@@ -159,35 +147,32 @@ class HyperConnections(Connection):
             return self._coefficients(self._to_rows(stream))
 
     def _coefficients(self, rows: Tensor) -> Coefficients:
-        dtype = rows.dtype
-        alpha, beta = self.static_alpha.to(dtype), self.static_beta.to(dtype)
+        # A row for each stream: its weight in the read, in each stream after the mixing, and that of the update in it.
+        table = torch.cat([self.static_alpha, self.static_beta.unsqueeze(-1)], -1).to(rows.dtype)
         if self.is_dynamic:
-            normed = self._normed(rows)
-            dynamic_alpha = normed @ self.dynamic_alpha_fn.to(dtype)
-            dynamic_beta = normed @ self.dynamic_beta_fn.to(dtype)
-            if self.is_bounded:
-                dynamic_alpha, dynamic_beta = dynamic_alpha.tanh(), dynamic_beta.tanh()
-            alpha = self.dynamic_alpha_scale.to(dtype) * dynamic_alpha + alpha
-            beta = self.dynamic_beta_scale.to(dtype) * dynamic_beta + beta
+            dynamic = self._projected(rows)
+            gates = torch.cat([self.dynamic_alpha_scale.expand(1 + self.streams), self.dynamic_beta_scale])
+            table = gates.to(rows.dtype) * (dynamic.tanh() if self.is_bounded else dynamic) + table
         else:
-            alpha, beta = alpha.expand(*rows.shape[:-2], *alpha.shape), beta.expand(*rows.shape[:-2], *beta.shape)
+            table = table.expand(*rows.shape[:-2], *table.shape)
         # Stored from source (row) to target (column), as in the paper.
-        return Coefficients(alpha[..., 0], alpha[..., 1:].transpose(-1, -2), beta)
+        return Coefficients(table[..., 0], table[..., 1:-1].mT, table[..., -1])
 
-    def _normed(self, rows: Tensor) -> Tensor:
+    def _projected(self, rows: Tensor) -> Tensor:
+        """``N [W_a | w_b]``, the columns of the table before bound and gate."""
+        columns = torch.cat([self.dynamic_alpha_fn, self.dynamic_beta_fn.unsqueeze(-1)], -1).to(rows.dtype)
         gain = 1 + self.norm_gamma.to(rows.dtype)
         width = rows.shape[-1]
         if self.norm_bias is not None:
-            return functional.layer_norm(rows, (width,), gain, self.norm_bias.to(rows.dtype), 1e-5)
-        return functional.normalize(rows, dim=-1, eps=1e-12) * width**0.5 * gain
+            return functional.layer_norm(rows, (width,), gain, self.norm_bias.to(rows.dtype), 1e-5) @ columns
+        # The gain goes into the columns and the norm is divided out last: no normed copy of the stream is made.
+        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-12)
+        return (rows @ (gain.unsqueeze(-1) * columns)) * (width**0.5 / length)
 
     def _to_rows(self, stream: Tensor) -> Tensor:
         """Streams and features as the last two axes, in float32 at least."""
         wide = stream.to(torch.promote_types(stream.dtype, torch.float32))
         return wide if self.axis == -1 else wide.movedim((self.axis, self.axis + 1), (-2, -1))
-
-    def _from_rows(self, rows: Tensor) -> Tensor:
-        return rows if self.axis == -1 else rows.movedim((-2, -1), (self.axis, self.axis + 1))
 
     def extra_repr(self) -> str:
         return f"streams={self.streams}, dynamic={self.is_dynamic}, tanh={self.is_bounded}, norm={self.norm}"

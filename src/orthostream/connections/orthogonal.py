@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from orthostream.connections.base import Connection, Site
+from orthostream.connections.base import Connection, Site, identity
 from orthostream.connections.projection import axes_mix_tokens, checked_eps, reduction_axes
 from orthostream.errors import UsageError
-from orthostream.ops import orthogonal_update
+from orthostream.ops import orthogonal_update, orthogonal_update_norm
 from orthostream.shapes import Axes, Note, Stream
 
 
@@ -61,6 +62,35 @@ class Orthogonal(Connection):
     def write(self, stream: Stream, update: Tensor, note: Note = None) -> Stream:
         return orthogonal_update(stream, update, self.dim, self.eps, self.strength)
 
+    def write_read(
+        self,
+        stream: Stream,
+        update: Tensor,
+        note: Note,
+        following: Connection,
+        norm: Callable[[Any], Any] = identity,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Stream, Any, Note]:
+        # A compiler fuses the two by itself; what stands in the place of `write`, such as a recording, must be called.
+        is_own_write = getattr(self.write, "__func__", None) is Orthogonal.write
+        if torch.compiler.is_compiling() or not (
+            is_own_write and following.reads_plainly and is_plain_norm(norm, stream.shape[-1:])
+        ):
+            return super().write_read(stream, update, note, following, norm, dtype)
+        stream, x = orthogonal_update_norm(
+            stream,
+            update,
+            self.dim,
+            self.eps,
+            self.strength,
+            norm="layer" if isinstance(norm, nn.LayerNorm) else "rms",
+            weight=norm.weight,
+            bias=norm.bias if isinstance(norm, nn.LayerNorm) else None,
+            norm_eps=norm.eps,
+            dtype=dtype,
+        )
+        return stream, x, None
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # `model.bfloat16()` is meant for weights; it would turn a strength of 0.3 into 0.30078125.
         dial = self.strength
@@ -71,3 +101,14 @@ class Orthogonal(Connection):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, eps={self.eps:g}, strength={self.initial_strength:g}"
+
+
+def is_plain_norm(norm: object, shape: tuple[int, ...]) -> TypeGuard[nn.LayerNorm | nn.RMSNorm]:
+    """Whether a call of the norm computes what its type says over axes of that shape, and nothing listens to it."""
+    # Parametrised and sharded modules have a type of their own.
+    if not isinstance(norm, nn.LayerNorm | nn.RMSNorm) or type(norm) not in (nn.LayerNorm, nn.RMSNorm):
+        return False
+    if norm.normalized_shape != shape or "forward" in norm.__dict__:
+        return False
+    hooks = (norm._forward_hooks, norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks)
+    return not (any(hooks) or _has_any_global_hook())  # type: ignore[no-untyped-call]

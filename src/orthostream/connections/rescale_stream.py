@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orthostream.connections.base import Components, Connection, Site, autocast_off
+from orthostream.connections.base import Components, Connection, Site
 from orthostream.connections.projection import (
     Base,
     axes_mix_tokens,
@@ -19,6 +19,7 @@ from orthostream.connections.projection import (
 )
 from orthostream.errors import UsageError, unknown
 from orthostream.ops import decompose, orthogonal_update
+from orthostream.ops.autocast import autocast_off
 from orthostream.ops.orthogonal_update.reference import accumulation_dtype
 from orthostream.shapes import Axes, Note, Stream
 

@@ -6,6 +6,7 @@ from torch.nn import functional
 from orthostream.connections import Connection
 from orthostream.errors import UsageError
 from orthostream.models.regularise import before_write
+from orthostream.ops.autocast import autocast_dtype
 from orthostream.shapes import Stream
 
 BLOCK_NORM_EPS = 1e-6
@@ -70,6 +71,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each a branch that meets the stream at its own site.
 
+    The write of attention and the norm of the MLP are one ``write_read``; the write of the MLP and the norm of the next
+    block stay two, since that norm belongs to another module, which may be sharded or checkpointed on its own.
+
     Args:
         attn: the attention branch, without its norm.
         mlp: the MLP branch, without its norm.
@@ -113,6 +117,8 @@ class Block(nn.Module):
 
     def forward(self, stream: Stream) -> Stream:
         x, note = self.attn_connection.read(stream, self.norm1)
-        stream = self.attn_connection.write(stream, self.attn_update(self.attn(x)), note)
-        x, note = self.mlp_connection.read(stream, self.norm2)
+        update = self.attn_update(self.attn(x))
+        stream, x, note = self.attn_connection.write_read(
+            stream, update, note, self.mlp_connection, self.norm2, autocast_dtype(update)
+        )
         return self.mlp_connection.write(stream, self.mlp_update(self.mlp(x)), note)

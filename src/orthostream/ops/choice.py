@@ -49,6 +49,9 @@ FLOAT64 = Implementation("closed_form", "an operand is float64; kernels compute 
 SUBCLASS = Implementation("closed_form", "an operand is no plain tensor (a sharded or fake one, say)")
 
 
+EMPTY = Implementation("closed_form", "there is nothing to compute")
+
+
 class KernelError(RuntimeError):
     """Kernels were asked for by name and cannot run."""
 
@@ -63,10 +66,11 @@ def choose(*operands: Tensor) -> Implementation:
     Raises:
         KernelError: where kernels are forced and cannot run on these operands.
     """
-    if _forced is not None and (_forced.name != "triton" or torch.compiler.is_compiling()):
-        return _forced
     if torch.compiler.is_compiling():
-        return COMPILED
+        # Blocks are for a cache that compiled loops use by themselves.
+        return COMPILED if _forced is None or _forced.name == "blocked" else _forced
+    if _forced is not None and _forced.name != "triton":
+        return _forced
     if transforms_are_active():
         return TRANSFORMED
     device = operands[0].device
@@ -105,6 +109,14 @@ def transforms_are_active() -> bool:
     """Whether vmap, grad, jvp and the like of torch.func are active, or forward-mode differentiation is."""
     # torch has no public question for the first; autograd.Function asks the same one.
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def must_be_plain(*gradients: Tensor | None) -> bool:
+    """Whether a backward pass has to be differentiable or traceable, or pulls back a batch of gradients at once."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or transforms_are_active():
+        return True
+    # `torch.autograd.grad(..., is_grads_batched=True)` maps in a way that the transforms of torch.func do not know of.
+    return any(gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient) for gradient in gradients)
 
 
 @contextmanager

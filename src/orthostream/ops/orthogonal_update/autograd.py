@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orthostream.ops.choice import transforms_are_active
+from orthostream.ops.choice import must_be_plain
 from orthostream.ops.orthogonal_update import closed_form
 from orthostream.ops.orthogonal_update.closed_form import Kept, keeps_result
 from orthostream.ops.orthogonal_update.engine import Engine
@@ -45,7 +45,7 @@ class OrthogonalUpdate(torch.autograd.Function):
         ctx.dim, ctx.eps, ctx.clamp = dim, eps, clamp
         weights = (strength, stream_weight, update_weight)
         ctx.weights = tuple(None if isinstance(weight, Tensor) else weight for weight in weights)
-        tensors = [weight for weight in weights if isinstance(weight, Tensor)]
+        tensors = [weight if isinstance(weight, Tensor) else None for weight in weights]
         ctx.save_for_backward(x, y if ctx.is_result else update, coefficient, *tensors)
         return y, coefficient
 
@@ -53,14 +53,14 @@ class OrthogonalUpdate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, grad_coefficient: Tensor | None) -> tuple[Tensor | None, ...]:
         x, other, coefficient, *tensors = ctx.saved_tensors
         strength, stream_weight, update_weight = (
-            tensors.pop(0) if weight is None else weight for weight in ctx.weights
+            number if tensor is None else tensor for number, tensor in zip(ctx.weights, tensors, strict=True)
         )
         rule = Rule(ctx.dim, ctx.eps, ctx.clamp, strength, stream_weight, update_weight)
         kept = Kept(x, other, coefficient, ctx.is_result, ctx.update_dtype)
         _, _, wants_strength, wants_stream_weight, wants_update_weight, *_ = ctx.needs_input_grad
         wants_weights = (wants_stream_weight, wants_update_weight, wants_strength)
         # An engine cannot be differentiated, nor mapped over a batch of gradients.
-        if grad is None or grad_coefficient is not None or torch.is_grad_enabled() or transforms_are_active():
+        if grad is None or grad_coefficient is not None or must_be_plain(grad):
             gradients = closed_form.backward(grad, kept, rule, wants_weights, grad_coefficient)
         else:
             gradients = ctx.engine.backward(grad, kept, rule, wants_weights)

@@ -54,7 +54,9 @@ def forward(x: Tensor, update: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     kept_share = rule.stream_weight - rule.strength * coefficient
     if not _is_one(rule.update_weight):
         wide_update = rule.update_weight * wide_update
-    return torch.addcmul(wide_update, kept_share, wide_x).to(x.dtype), coefficient
+    y = torch.addcmul(wide_update, kept_share, wide_x)
+    # Dynamo of torch 2.11 cuts a result off from its gradients where a cast returned its own operand.
+    return y if y.dtype == x.dtype else y.to(x.dtype), coefficient
 
 
 def backward(

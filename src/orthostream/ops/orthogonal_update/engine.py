@@ -6,7 +6,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from orthostream.ops.choice import ELSEWHERE, Implementation, are_plain, choose, refuse_forced_kernels
+from orthostream.ops.choice import ELSEWHERE, EMPTY, Implementation, are_plain, choose, refuse_forced_kernels
 from orthostream.ops.orthogonal_update import blocked, closed_form
 from orthostream.ops.orthogonal_update.closed_form import Gradients, Kept
 from orthostream.ops.orthogonal_update.layout import layout
@@ -16,7 +16,6 @@ from orthostream.shapes import Axes
 # Elements from which going through blocks costs less than it saves.
 SMALLEST_BLOCKED = 2**17
 
-EMPTY = Implementation("closed_form", "there is nothing to compute")
 IN_BLOCKS = Implementation(
     "blocked", "the tensors are on the CPU; vectors are computed in blocks that stay in its cache"
 )

@@ -14,7 +14,6 @@ Offsets between tiles are 64-bit integers; those inside a tile 32-bit, unless it
 
 # mypy: disable-error-code=no-untyped-def
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from orthostream.ops.launch import FUSED, MOST_WARPS, device_of
 from orthostream.ops.orthogonal_update.closed_form import Gradients, Kept
 from orthostream.ops.orthogonal_update.layout import Layout, coefficients_like, dense, in_layout_of, layout
 from orthostream.ops.orthogonal_update.reference import Rule, Weight
@@ -39,10 +39,6 @@ PIXELS = 32
 SPLITS = 1024
 # From this distance on, offsets inside a tile need 64 bits as well.
 FAR = 2**31
-# A program has at most 1024 threads; AMD's warps have 64 of them.
-MOST_WARPS = 32 if torch.version.hip is None else 16
-# Contraction to fused multiply-add, whatever the default of the installed Triton.
-FUSED = {"enable_fp_fusion": True}
 
 
 @triton.jit
@@ -371,7 +367,7 @@ def forward(x: Tensor, update: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x)
     coefficient = coefficients_like(x, rule.dim, torch.float32)
     weights = _on(x, rule)
-    with _device_of(x):
+    with device_of(x):
         if shape.inner == 1 and shape.length > WHOLE:
             parts, span, partial = _split(x, shape)
             _partial_sums[shape.outer, parts](
@@ -403,7 +399,7 @@ def backward(grad: Tensor, kept: Kept, rule: Rule, wants_weights: tuple[bool, bo
     grad_update = torch.empty_like(x, dtype=kept.update_dtype)
     weights = _on(x, rule)
     wants_any = any(wants_weights)
-    with _device_of(x):
+    with device_of(x):
         if shape.inner == 1 and shape.length > WHOLE:
             parts, span, partial = _split(x, shape)
             sums = x.new_empty((shape.outer, 3), dtype=torch.float32) if wants_any else None
@@ -473,17 +469,11 @@ def _split(x: Tensor, shape: Layout) -> tuple[int, int, Tensor]:
 
 def _on(x: Tensor, rule: Rule) -> tuple[Tensor | None, ...]:
     """Strength, stream weight and update weight as tensors on the device, None for one."""
-    return tuple(_weight_on(x, weight) for weight in (rule.strength, rule.stream_weight, rule.update_weight))
+    return tuple(weight_on(x, weight) for weight in (rule.strength, rule.stream_weight, rule.update_weight))
 
 
-def _weight_on(x: Tensor, weight: Weight) -> Tensor | None:
+def weight_on(x: Tensor, weight: Weight) -> Tensor | None:
+    """A weight as a tensor on the device of the stream, None for one."""
     if isinstance(weight, Tensor):
         return weight.to(x.device)
     return None if weight == 1 else torch.full((), weight, dtype=torch.float32, device=x.device)
-
-
-def _device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Kernels are launched on the current device, which need not be that of the operands."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(x.device)

@@ -1,4 +1,4 @@
-"""Kernels run in Triton's interpreter where there is no CUDA device; the variable is read when they are imported."""
+"""Kernels run in Triton's interpreter where there is no CUDA device; Triton reads the variable when it is imported."""
 
 import os
 
