@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test test-slow test-gpu lint format bench clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-gpu clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,8 +28,9 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow" --timeout 1800
 
+# Prints each test that ran, and why others did not.
 test-gpu: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu -v -rs
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -40,8 +41,12 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# All suites for the device at hand.
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run all
+
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.run all --device cuda
 
 clean:
 	rm -rf demo runs dist build .pytest_cache .mypy_cache .ruff_cache

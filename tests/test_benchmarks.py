@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("benchmarks", reason="benchmarks stand in the repository, not in the package")
 
-from benchmarks import peak, run, turns
+from benchmarks import extension, peak, run, turns
 from benchmarks.cases import Case, Failure, Setting, Skip
 from benchmarks.overhead import overhead_table
 from benchmarks.passes import backward_of
@@ -19,6 +19,7 @@ from benchmarks.suites import SUITES, memory, ops, pair, statistics, step
 from benchmarks.training_step import TrainingStep
 
 from orthostream import models
+from orthostream.ops import orthogonal_update
 
 CPU = torch.device("cpu")
 SETTING = Setting(CPU, rounds=2, compiles=False)
@@ -238,6 +239,8 @@ def test_models_of_whole_steps_exist(device) -> None:
 )
 def test_operation_against_a_copy(site, monkeypatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    # Built by a test of its own, since that takes half a minute.
+    monkeypatch.setattr(ops, "fits", lambda site: False)
     rows = list(ops.measure(site, Setting(CPU, rounds=2, compiles=True)))
     assert all(isinstance(row, Row) for row in rows)
     forward = [row.other for row in rows if row.case.endswith(", forward")]
@@ -249,6 +252,32 @@ def test_operation_against_a_copy(site, monkeypatch) -> None:
         moved = site.forward_bytes if row.case.endswith("forward") else site.backward_bytes
         assert row.other_gb_s == pytest.approx(moved / row.other_ms / 1e6)
         assert "of the copy" in described(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "site",
+    [
+        TOKENS,
+        Site("map", (2, 4, 3, 3), torch.float32, channels_last=True),
+        Site("map", (2, 4, 3, 3), torch.float32, dim=(1, 2, 3)),
+    ],
+)
+def test_the_yardstick_in_cpp_computes_the_update(site) -> None:
+    assert extension.fits(site)
+    leaves = [site.tensor(CPU).requires_grad_() for _ in range(2)]
+    grad = site.tensor(CPU)
+    for found, expected in zip(
+        *(
+            (y, *torch.autograd.grad(y, leaves, grad))
+            for y in (
+                extension.extension(*leaves, site=site, eps=ops.EPS),
+                orthogonal_update(*leaves, site.axes, ops.EPS),
+            )
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_sides_of_one_site_agree() -> None:

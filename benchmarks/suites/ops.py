@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Outcome, Setting, implementations
+from benchmarks.extension import extension, fits
 from benchmarks.passes import Side, clock_of, prepared
 from benchmarks.rows import timed_row
 from benchmarks.sites import Site
@@ -90,6 +91,8 @@ def sides_of(site: Site, setting: Setting) -> dict[str, Side]:
         sides[f"formula in {str(site.dtype).removeprefix('torch.')}"] = partial(formula_as_written, dim=site.axes)
     if setting.compiles:
         sides["torch.compile"] = torch.compile(formula, dynamic=False)
+        if setting.device.type == "cpu" and fits(site):
+            sides["C++ extension"] = partial(extension, site=site, eps=EPS)
     for name in implementations(setting.device)[1:]:
         sides[f"ours ({name})"] = partial(ours, name=name, dim=site.axes)
     return sides

@@ -21,7 +21,7 @@ class OrthogonalUpdate(torch.autograd.Function):
 
     ``s`` is an output although callers never see it: that is what makes the second derivative exact, since autograd
     then knows where the saved coefficient came from. The context is filled in ``forward``, since a separate
-    ``setup_context`` costs 13 microseconds a call; function transforms, which need it, take the plain formula.
+    ``setup_context`` makes each call several times as dear; function transforms, which need one, take the formula.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
 """The orthogonal update as a registered operator: one opaque node for compilers, exporters and other tools.
 
-In eager mode ``autograd.py`` is used instead, since each call through the dispatcher costs about 10 microseconds more.
+In eager mode ``autograd.py`` is used instead, since a call by way of the dispatcher takes longer to begin.
 """
 
 from typing import Any
