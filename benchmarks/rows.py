@@ -171,7 +171,7 @@ def append(row: Row, facts: dict[str, Any], path: Path = RESULTS) -> None:
             raise ValueError(f"{path} has columns {header}, expected {list(COLUMNS)}; give another --results")
     values = {**facts, **dataclasses.asdict(row)}
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow({column: _plain(values[column]) for column in COLUMNS})

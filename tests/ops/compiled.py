@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,36 +102,74 @@ def widths(ptx: str, kind: str) -> frozenset[int]:
     return frozenset(int(count or 1) * int(bits) for count, bits in accesses)
 
 
+SHAPES = (
+    ((64, 197, 384), -1),
+    ((64, 197, 768), -1),
+    ((64, 4096), -1),
+    ((64, 16384), -1),
+    ((64, 256, 8, 8), 1),
+    ((64, 2048, 7, 7), 1),
+    ((64, 64, 32, 32), (1, 2, 3)),
+)
+WIDTHS = (384, 768, 4096)
+STREAMS = ((4, 384), (4, 768), (2, 384), (8, 384))
+
+
 def launches() -> Iterator[tuple[str, Callable[[], None]]]:
-    """What is compiled: a label, and a call of a launcher."""
+    """What is compiled: a label, and a call of launchers."""
+    for dtype in (torch.float32, torch.bfloat16):
+        word = str(dtype).removeprefix("torch.")
+        for shape, dim in SHAPES:
+            yield f"update {list(shape)} {dim} {word}", partial(update, shape, dim, dtype)
+        for width in WIDTHS:
+            for has_parameters in (False, True):
+                label = f"update, norm {'affine ' * has_parameters}{width} {word}"
+                yield label, partial(update_norm, width, has_parameters, dtype)
+        for count, features in STREAMS:
+            yield f"{count} streams of {features} {word}", partial(streams, count, features, dtype)
+
+
+def update(shape: tuple[int, ...], dim: int | tuple[int, ...], dtype: torch.dtype) -> None:
     from orthostream.ops.orthogonal_update import triton as kernels
     from orthostream.ops.orthogonal_update.closed_form import Kept
     from orthostream.ops.orthogonal_update.reference import Rule
 
-    for shape, dim in (
-        ((64, 197, 384), -1),
-        ((64, 197, 768), -1),
-        ((64, 4096), -1),
-        ((64, 16384), -1),
-        ((64, 256, 8, 8), 1),
-        ((64, 2048, 7, 7), 1),
-        ((64, 64, 32, 32), (1, 2, 3)),
-    ):
-        for dtype in (torch.float32, torch.bfloat16):
+    x, rule = torch.empty(shape, dtype=dtype), Rule(dim=dim, strength=torch.ones(()))
+    y, coefficient = kernels.forward(x, x, rule)
+    kernels.backward(y, Kept(x, y, coefficient, True, dtype), rule, (False, False, False))
 
-            def both(shape: Any = shape, dim: Any = dim, dtype: torch.dtype = dtype) -> None:
-                x = torch.empty(shape, dtype=dtype)
-                rule = Rule(dim=dim, strength=torch.ones(()))
-                y, coefficient = kernels.forward(x, x, rule)
-                kernels.backward(y, Kept(x, y, coefficient, True, dtype), rule, (False, False, False))
 
-            yield f"{list(shape)} {dim} {str(dtype).removeprefix('torch.')}", both
+def update_norm(width: int, has_parameters: bool, dtype: torch.dtype) -> None:
+    from orthostream.ops.orthogonal_update.closed_form import Kept
+    from orthostream.ops.orthogonal_update.reference import Rule
+    from orthostream.ops.update_norm import triton as kernels
+    from orthostream.ops.update_norm.reference import Norm
+
+    x, rule = torch.empty(64, 197, width, dtype=dtype), Rule(strength=torch.ones(()))
+    gain = torch.ones(width, dtype=dtype) if has_parameters else None
+    norm = Norm("layer", 1e-6, gain, gain)
+    y, z, coefficient = kernels.forward(x, x, rule, norm, dtype)
+    wanted = (False, has_parameters, has_parameters)
+    kernels.backward(y, z, Kept(x, y, coefficient, True, dtype), rule, norm, wanted)
+
+
+def streams(count: int, features: int, dtype: torch.dtype) -> None:
+    from orthostream.ops.streams import triton as kernels
+
+    rows, change = torch.empty(3152, count, features, dtype=dtype), torch.empty(3152, features, dtype=dtype)
+    # As hyper-connections hold them: columns of one table.
+    table = torch.empty(3152, count, count + 2)
+    reading, mixing, writing = table[..., 0], table[..., 1:-1].mT, table[..., -1]
+    kernels.read(rows, reading)
+    kernels.read_backward(change, rows, reading)
+    kernels.write(rows, change, mixing, writing)
+    kernels.write_backward(rows, rows, change, mixing, writing)
 
 
 def main() -> int:
     arch = int(sys.argv[1]) if len(sys.argv) > 1 else 90
     print(f"sm_{arch}, triton {triton.__version__}")
-    print(f"{'launch':58} registers spilled shared warps  bits a load, bits a store")
+    print(f"{'launch':63} registers spilled shared warps  bits a load, bits a store")
     worst = 0
     for label, call in launches():
         with caught(arch) as machines:
@@ -138,7 +177,7 @@ def main() -> int:
         for each in machines:
             worst = max(worst, each.spilled_bytes)
             print(
-                f"{each.kernel:16} {label:41} {each.registers:9} {each.spilled_bytes:7} {each.shared_bytes:6} "
+                f"{each.kernel:16} {label:46} {each.registers:9} {each.spilled_bytes:7} {each.shared_bytes:6} "
                 f"{each.warps:5}  {sorted(each.loads)} {sorted(each.stores)}"
             )
     return 1 if worst else 0

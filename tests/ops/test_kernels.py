@@ -206,12 +206,13 @@ def test_equal_to_the_bit_from_run_to_run(shape, dim, kernel_device) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_remaining_cosine_is_within_the_bounds_of_the_docstring(kernel_device) -> None:
+@pytest.mark.parametrize("name", ["triton", "blocked", "closed_form"])
+def test_remaining_cosine_is_within_the_bounds_of_the_docstring(name, kernel_device) -> None:
     bounds = {torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 5e-4}
     for dtype, bound in bounds.items():
         for width in (64, 384, 768, 4096):
             x, u, _ = operands((64, width), (dtype, dtype), kernel_device)
-            with forced("triton"):
+            with forced(name):
                 part = orthogonal_update(x, u).double() - x.double()
             cosine = torch.cosine_similarity(part, x.double(), dim=-1).abs().max().item()
             assert cosine < bound, f"{dtype} {width}"
