@@ -102,6 +102,8 @@ def widths(ptx: str, kind: str) -> frozenset[int]:
     return frozenset(int(count or 1) * int(bits) for count, bits in accesses)
 
 
+# A few bytes of stack cost nothing; a tile that does not fit costs hundreds.
+MOST_SPILLED = 16
 SHAPES = (
     ((64, 197, 384), -1),
     ((64, 197, 768), -1),
@@ -180,7 +182,7 @@ def main() -> int:
                 f"{each.kernel:16} {label:46} {each.registers:9} {each.spilled_bytes:7} {each.shared_bytes:6} "
                 f"{each.warps:5}  {sorted(each.loads)} {sorted(each.stores)}"
             )
-    return 1 if worst else 0
+    return 1 if worst > MOST_SPILLED else 0
 
 
 if __name__ == "__main__":

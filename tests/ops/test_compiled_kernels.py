@@ -1,4 +1,4 @@
-"""Kernels compiled for real architectures, without a device: nothing spills, accesses are 16 bytes wide."""
+"""Kernels compiled for real architectures, without a device: registers suffice, accesses are 16 bytes wide."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 @pytest.mark.parametrize(
     "arch", [90, pytest.param(80, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.slow)]
 )
-def test_kernels_compile_without_spills_and_with_wide_accesses(arch) -> None:
+def test_kernels_fit_into_registers_with_wide_accesses(arch) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(arch)], capture_output=True, text=True, env=environment, check=False
