@@ -26,6 +26,7 @@ SHAPES = [
     ((3, 5, 16), -1),
     ((70, 33), -1),
     ((5, 1), -1),
+    ((3, 16384), -1),
     ((2, 3, 16385), -1),
     ((2, 6, 4, 3), 1),
     ((2, 130, 7, 5), 1),
@@ -204,6 +205,32 @@ def test_equal_to_the_bit_from_run_to_run(shape, dim, kernel_device) -> None:
         run(*operands(shape, PAIRS[1], kernel_device), dim, {"strength": 0.5}, learned=True)[0] for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((7, 96), -1), ((2, 12, 5, 3), 1), ((3, 17000), -1)])
+def test_properties_of_the_definition(shape, dim, kernel_device) -> None:
+    """Sums of squares, scaling, rotation, and gradients at right angles to the stream; in float32."""
+    x, u, g = operands(shape, PAIRS[0], kernel_device)
+    wide = x.double()
+
+    def inner(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() * b.double()).sum(dim, keepdim=True)
+
+    with forced("triton"):
+        y = orthogonal_update(x, u, dim)
+        size = inner(x, x).sqrt() * inner(u, u).sqrt()
+        assert (inner(wide, y.double() - wide).abs() <= 3e-7 * (size + inner(x, x))).all(), "the change is orthogonal"
+        grown = inner(x, x) + inner(y.double() - wide, y.double() - wide)
+        torch.testing.assert_close(inner(y, y), grown, rtol=1e-6, atol=0)
+        # factors that are powers of two are exact
+        assert torch.equal(orthogonal_update(4 * x, 4 * u, dim, 16 * EPS), 4 * orthogonal_update(x, u, dim, EPS))
+        torch.testing.assert_close(orthogonal_update(x, u + 3 * x, dim), y, rtol=1e-5, atol=2e-5)
+        order = torch.randperm(x.shape[dim], generator=torch.Generator().manual_seed(0)).to(kernel_device)
+        turned = orthogonal_update(-x.index_select(dim, order), -u.index_select(dim, order), dim)
+        torch.testing.assert_close(turned, -y.index_select(dim, order), rtol=1e-5, atol=1e-5)
+        leaf = u.clone().requires_grad_()
+        orthogonal_update(x, leaf, dim).backward(g)
+    assert (inner(x, leaf.grad).abs() <= 3e-7 * inner(x, x).sqrt() * inner(g, g).sqrt()).all()
 
 
 @pytest.mark.parametrize("name", ["triton", "blocked", "closed_form"])
