@@ -14,6 +14,7 @@ VERBS = {
     "evaluate": "top-1, top-5 and loss of a checkpoint, each sample counted once",
     "compare": "train one recipe in several settings and seeds; one table",
     "report": "an HTML page of runs that are there",
+    "convert": "between layouts of checkpoints: Hugging Face, timm, the authors' .pt, ours",
     "list": "connections, models, recipes, data sets and optimizers",
 }
 
