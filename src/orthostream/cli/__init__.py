@@ -15,6 +15,7 @@ VERBS = {
     "compare": "train one recipe in several settings and seeds; one table",
     "report": "an HTML page of runs that are there",
     "convert": "between layouts of checkpoints: Hugging Face, timm, the authors' .pt, ours",
+    "export": "a folder for the Hub, or a graph, from a trained ViT; compared before it is kept",
     "list": "connections, models, recipes, data sets and optimizers",
 }
 

@@ -9,6 +9,7 @@ from orthostream.data.digits import digits
 from orthostream.data.errors import DataError
 from orthostream.data.folder import folder
 from orthostream.data.images import ImageSet
+from orthostream.data.shards import shards
 from orthostream.data.splits import Splits
 from orthostream.registry import Entry, Registry
 
@@ -25,6 +26,7 @@ table: Registry[Splits] = Registry(
             cifar100, "32x32 RGB, 100 fine classes, 50,000 + 10,000: parquet, hub or archive", "Krizhevsky, 2009"
         ),
         "folder": Entry(folder, "your images: source/train/<class>/<image> and source/val/<class>/<image>"),
+        "shards": Entry(shards, "webdataset shards, for evaluation: images with .cls or .json in tar files, or hub id"),
     },
 )
 

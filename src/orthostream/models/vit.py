@@ -144,9 +144,9 @@ class ViT(Model):
         """The tokens that the trunk begins with: cls, patches with their positions, registers."""
         positions = interpolate_positions(self.pos_embed, self.grid, self._grid_of(images))
         patches = self.patchify(images).flatten(2).transpose(1, 2) + positions
-        parts = [self.cls_token.expand(len(images), -1, -1), patches]
+        parts = [self.cls_token.expand(images.shape[0], -1, -1), patches]
         if self.register_tokens is not None:
-            parts.append(self.register_tokens.expand(len(images), -1, -1))
+            parts.append(self.register_tokens.expand(images.shape[0], -1, -1))
         # The patches are a transposed view. cat copies them into a contiguous stream: with strides that change at
         # the first write, blocks compiled one by one would need a second graph.
         return torch.cat(parts, dim=1)
