@@ -218,7 +218,7 @@ def test_an_earlier_download_is_used_and_said(cache):
 def test_only_evaluation_shards_are_fetched(monkeypatch, folder):
     asked = []
     monkeypatch.setattr(hub, "_silence", lambda *a: None)
-    monkeypatch.setattr(module, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder))
+    monkeypatch.setattr(hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder))
     assert len(data.load("shards", "timm/imagenet-1k-wds").evaluation) == 9
     (arguments, options) = asked[0]
     assert arguments == ("timm/imagenet-1k-wds",) and options["repo_type"] == "dataset"
@@ -239,10 +239,10 @@ def test_a_refusal_of_the_hub_is_explained(kind, name, message, monkeypatch):
     def refuse(*args, **options):
         raise error.__new__(error)
 
-    monkeypatch.setattr(module, "snapshot_download", refuse)
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
     monkeypatch.setattr(hub, "_silence", lambda *a: None)
     with pytest.raises(DataError, match=message.format("data set" if kind == "dataset" else "model")):
-        module.download("some/thing", kind, ("*.tar",))
+        hub.download("some/thing", kind, ("*.tar",))
 
 
 def test_real_shards_hold_the_bytes_of_the_class_folders():

@@ -65,7 +65,7 @@ def folder(*, source: str | None = None, image_size: int | None = None) -> Split
             "train/<class>/<image> and val/<class>/<image>"
         )
     ignored = Ignored()
-    train, names = _open_train(root / "train", ignored)
+    train, names = open_train(root / "train", ignored)
     evaluation, missing = _open_evaluation(root / evaluation_names[0], names, ignored)
     size = checked_size(image_size, SIZE)
     description = Description(
@@ -95,7 +95,7 @@ def _subfolders(root: Path, source: str) -> set[str]:
     return {entry.name for entry in _entries(root) if entry.is_dir()}
 
 
-def _open_train(split: Path, ignored: Ignored) -> tuple[ImageFileSet, list[str]]:
+def open_train(split: Path, ignored: Ignored) -> tuple[ImageFileSet, list[str]]:
     """The training images, and the names of their folders, which become the classes."""
     names = _class_folders(split, ignored)
     if len(names) < 2:

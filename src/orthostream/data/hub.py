@@ -1,6 +1,6 @@
-"""Parquet files of a data set on the Hugging Face hub, downloaded once into the hub's own cache.
+"""Files of a repository on the Hugging Face hub, downloaded once into the hub's own cache.
 
-The files are read as any local parquet files are; the hub's cache locks what it downloads, so that several
+They are read as any local files are; the hub's cache locks what it downloads, so that several
 processes may ask at once.
 """
 
@@ -8,7 +8,9 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from orthostream.data.errors import DataError
 from orthostream.errors import needs_extra
@@ -27,45 +29,49 @@ def is_hub_id(source: str) -> bool:
     return HUB_ID.fullmatch(source) is not None and not source.startswith(".")
 
 
-def download(hub_id: str) -> tuple[Path, tuple[str, ...]]:
-    """Folder with the parquet files of a data set on the hub.
-
-    Where the hub does not answer, the copy from an earlier download is used.
+def download(
+    repo_id: str, kind: Literal["dataset", "model"] = "dataset", patterns: Sequence[str] = ("*.parquet",)
+) -> tuple[Path, tuple[str, ...]]:
+    """Folder with some files of a repository on the hub; where the hub does not answer, from an earlier download.
 
     Args:
-        hub_id: ``owner/name``.
+        repo_id: ``owner/name``.
+        kind: of the repository.
+        patterns: names of the files that are wanted.
 
     Returns:
         The folder in the hub's cache, and a note where it was used without asking the hub.
 
     Raises:
         DataError: within seconds where the hub does not answer and there is no copy; where the hub has no such
-            data set or does not let you read it.
+            repository or does not let you read it.
     """
     silence = _silence(constants.ENDPOINT, SECONDS_TO_ANSWER)
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+    what = "data set" if kind == "dataset" else "model"
     try:
         folder = snapshot_download(
-            hub_id, repo_type="dataset", allow_patterns="*.parquet", local_files_only=silence is not None
+            repo_id, repo_type=kind, allow_patterns=list(patterns), local_files_only=silence is not None
         )
     except GatedRepoError as error:
         raise DataError(
-            f"the hub has {hub_id!r}, but you may not read it: accept its terms at {constants.ENDPOINT}/datasets/"
-            f"{hub_id} and log in with: hf auth login"
+            f"the hub has the {what} {repo_id!r}, but you may not read it: accept its terms at {page} and log in with: "
+            "hf auth login"
         ) from error
     except RepositoryNotFoundError as error:
         raise DataError(
-            f"there is no folder {hub_id!r} here, and no data set of this id at {constants.ENDPOINT} that you may read"
+            f"there is no folder {repo_id!r} here, and no {what} of this id at {constants.ENDPOINT} that you may read"
         ) from error
     except Exception as error:
         # Its client raises classes of its own, of httpx and of requests, depending on its version.
         raise DataError(
-            f"there is no folder {hub_id!r} here; as a hub id it is not in the cache {constants.HF_HUB_CACHE}, and "
-            f"{constants.ENDPOINT} gave nothing ({silence or error}); set data.source to a folder of parquet files, "
-            "or connect once"
+            f"there is no folder {repo_id!r} here; as a {what} on the hub it is not in the cache "
+            f"{constants.HF_HUB_CACHE}, and {constants.ENDPOINT} gave nothing ({silence or error}); "
+            "give a folder with its files, or connect once"
         ) from error
     if silence is None:
         return Path(folder), ()
-    return Path(folder), (f"{hub_id} comes from the hub's cache on this machine, not checked for news: {silence}",)
+    return Path(folder), (f"{repo_id} comes from the hub's cache on this machine, not checked for news: {silence}",)
 
 
 def _silence(endpoint: str, seconds: float) -> str | None:

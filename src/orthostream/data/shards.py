@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +25,6 @@ from orthostream.errors import needs_extra
 
 with needs_extra("vision"):
     import numpy as np
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from PIL import Image
 
 NUMBERED = re.compile(r"^(.*?)(\d+)\.tar$")
@@ -159,49 +157,6 @@ def shards(*, source: str | None = None, image_size: int | None = None) -> Split
     return Splits(NoTraining(), samples, description, notes)
 
 
-def download(repo_id: str, kind: Literal["dataset", "model"], patterns: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
-    """Folder with some files of a repository on the hub; where the hub does not answer, from an earlier download.
-
-    Args:
-        repo_id: ``owner/name``.
-        kind: of the repository.
-        patterns: names of the files that are wanted.
-
-    Returns:
-        The folder in the hub's cache, and a note where it was used without asking the hub.
-
-    Raises:
-        DataError: within seconds where the hub does not answer and there is no copy; where the hub has no such
-            repository or does not let you read it.
-    """
-    silence = hub._silence(constants.ENDPOINT, hub.SECONDS_TO_ANSWER)
-    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
-    what = "data set" if kind == "dataset" else "model"
-    try:
-        folder = snapshot_download(
-            repo_id, repo_type=kind, allow_patterns=list(patterns), local_files_only=silence is not None
-        )
-    except GatedRepoError as error:
-        raise DataError(
-            f"the hub has the {what} {repo_id!r}, but you may not read it: accept its terms at {page} and log in with: "
-            "hf auth login"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"there is no folder {repo_id!r} here, and no {what} of this id at {constants.ENDPOINT} that you may read"
-        ) from error
-    except Exception as error:
-        # Its client raises classes of its own, of httpx and of requests, depending on its version.
-        raise DataError(
-            f"there is no folder {repo_id!r} here; as a {what} on the hub it is not in the cache "
-            f"{constants.HF_HUB_CACHE}, and {constants.ENDPOINT} gave nothing ({silence or error}); "
-            "give a folder, or connect once"
-        ) from error
-    if silence is None:
-        return Path(folder), ()
-    return Path(folder), (f"{repo_id} comes from the hub's cache on this machine, not checked for news: {silence}",)
-
-
 def _files(source: str) -> tuple[list[Path], str, tuple[str, ...]]:
     """The shards that a source means, the split that they are, and notes."""
     path = Path(source).expanduser()
@@ -209,7 +164,7 @@ def _files(source: str) -> tuple[list[Path], str, tuple[str, ...]]:
     if path.is_file():
         return [path], path.stem, ()
     if not path.exists() and hub.is_hub_id(source):
-        path, notes = download(source, "dataset", EVALUATION_PATTERNS)
+        path, notes = hub.download(source, "dataset", EVALUATION_PATTERNS)
     if not path.is_dir():
         raise DataError(
             f"data.source {source!r} is no file, folder ({path.absolute()}) or hub id; expected a .tar file, a folder "

@@ -13,9 +13,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from orthostream import data
 from orthostream.data.description import Description, default_patch
 from orthostream.data.errors import printable
-from orthostream.data.folder import EVALUATION_NAMES, MEAN, STD, Ignored, _open_train
-from orthostream.data.hub import is_hub_id
-from orthostream.data.shards import NoTraining, download
+from orthostream.data.folder import EVALUATION_NAMES, MEAN, STD, Ignored, open_train
+from orthostream.data.hub import download, is_hub_id
+from orthostream.data.shards import NoTraining
 from orthostream.data.transforms import Transform, evaluation_transform
 from orthostream.errors import UsageError
 
@@ -128,7 +128,7 @@ def open_data(name: str, source: str | None, image_size: int) -> data.Splits:
     split = next((root / each for each in EVALUATION_NAMES if (root / each).is_dir()), root)
     ignored = Ignored()
     # Every class must have an image here: the order of the folders is the order of the classes.
-    images, names = _open_train(split, ignored)
+    images, names = open_train(split, ignored)
     description = Description(
         name="folder",
         family="imagenet",
