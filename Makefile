@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-gpu clean
+.PHONY: demo test test-slow test-common test-gpu lint format bench bench-gpu clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,16 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow" --timeout 1800
+
+# The common tests of transformers, which are in its source distribution alone.
+test-common: $(VENV)/.installed-dev
+	mkdir -p build
+	version=$$($(BIN)/python -c "import transformers; print(transformers.__version__)"); \
+	folder=$(CURDIR)/build/transformers-$$version; \
+	test -f $$folder.tar.gz || $(BIN)/python -m pip download --quiet --no-deps --no-binary :all: -d build transformers==$$version; \
+	test -d $$folder || tar -xzf $$folder.tar.gz -C build; \
+	ORTHOSTREAM_TRANSFORMERS_SOURCE=$$folder HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -m slow tests/hub/common
 
 # Prints each test that ran, and why others did not.
 test-gpu: $(VENV)/.installed-dev

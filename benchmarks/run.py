@@ -1,5 +1,6 @@
 """Run benchmarks: ``python -m benchmarks.run SUITE``, or ``all`` for everything on the device at hand.
 
+    load        from_pretrained of our ViT-B against that of transformers, on the CPU
     memory      bytes that one connection keeps for the backward pass
     ops         the orthogonal update alone, against a device copy, the plain formula and torch.compile
     pair        write and norm in one operation against one after the other

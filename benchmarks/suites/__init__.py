@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.cases import Case
-from benchmarks.suites import memory, ops, pair, statistics, step
+from benchmarks.suites import load, memory, ops, pair, statistics, step
 
 SUITES: dict[str, Callable[[torch.device], list[Case]]] = {
+    "load": load.cases,
     "memory": memory.cases,
     "ops": ops.cases,
     "pair": pair.cases,

@@ -1,5 +1,6 @@
 """Runs of the real command line on digits, small enough for a second or two each."""
 
+import argparse
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 from locations import REPOSITORY
+from orthostream.cli import guarded
 
 SMALL = (
     "demo",
@@ -53,6 +55,20 @@ def orthostream(*arguments, ranks=1, expect=0, folder=None):
     )
     assert done.returncode == expect, f"code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def in_this_process(verb, capsys):
+    """``call(*words, expect=0)``: all output of a verb of the command line, run without a new process."""
+
+    def call(*words, expect=0):
+        parser = argparse.ArgumentParser()
+        verb.add_arguments(parser)
+        code = guarded(lambda: verb.run(parser.parse_args([str(word) for word in words])))
+        captured = capsys.readouterr()
+        assert code == expect, captured.out + captured.err
+        return captured.out + captured.err
+
+    return call
 
 
 def start(*arguments, ranks=1):

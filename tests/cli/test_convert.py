@@ -6,12 +6,11 @@ import shutil
 
 import pytest
 import torch
-from runs import SMALL, newest, orthostream
+from runs import SMALL, in_this_process, newest, orthostream
 from safetensors.torch import load_file, save_file
 
 from locations import GOLDEN
 from orthostream.cli import convert as verb
-from orthostream.cli import guarded
 from orthostream.layouts import verify
 
 CHECKPOINT = GOLDEN / "ortho" / "checkpoint"
@@ -21,16 +20,7 @@ PT, OFFICIAL = CHECKPOINT / "0000003.pt", CHECKPOINT / "converted_official"
 @pytest.fixture
 def convert(capsys):
     """``convert(*words, expect=0)``: all output of a call in this process."""
-
-    def call(*words, expect=0):
-        parser = argparse.ArgumentParser()
-        verb.add_arguments(parser)
-        code = guarded(lambda: verb.run(parser.parse_args([str(word) for word in words])))
-        captured = capsys.readouterr()
-        assert code == expect, captured.out + captured.err
-        return captured.out + captured.err
-
-    return call
+    return in_this_process(verb, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +80,16 @@ def test_the_authors_file_goes_round_all_layouts(convert, tmp_path):
 def test_the_official_conversion_is_read_with_its_own_eps(convert, tmp_path):
     pytest.importorskip("transformers")
     said = convert(OFFICIAL, "--to", "training", "--out", tmp_path / "ours")
-    assert "position of the class token is not zero" in said
-    assert "made with eps 1e-06; that of our ViT has 1e-05" in said
-    # that difference is more than rounding, and can be told from it
-    refused = convert(OFFICIAL, "--to", "training", "--out", tmp_path / "no", "--tolerance", 1e-8, expect=2)
-    assert "computes something else" in refused and not (tmp_path / "no").exists()
+    assert "position of the class token is not zero" in said and "eps" not in said
+    assert "verification: largest difference" in convert(tmp_path / "ours", "--to", "hf", "--out", tmp_path / "back")
+    first, second = (json.loads((folder / "config.json").read_text()) for folder in (OFFICIAL, tmp_path / "back"))
+    assert first["layer_norm_eps"] == second["final_layer_norm_eps"] == 1e-6
+    # the authors' program has 1e-5 there: more than rounding, and told
+    words = (OFFICIAL, "--to", "authors", "--out", tmp_path / "theirs.pt")
+    assert "eps 1e-06, and theirs always 1e-05" in convert(*words)
+    (tmp_path / "theirs.pt").unlink()
+    refused = convert(*words, "--tolerance", 1e-8, expect=2)
+    assert "computes something else" in refused and not (tmp_path / "theirs.pt").exists()
 
 
 def test_timm(convert, tmp_path):

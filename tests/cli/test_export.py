@@ -1,18 +1,16 @@
 """``orthostream export`` as a person uses it: what it says, what it writes, and what it leaves alone."""
 
-import argparse
 import json
 import shutil
 
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, orthostream
-from safetensors.torch import load_file
+from runs import SMALL, in_this_process, newest, orthostream
+from safetensors.torch import load_file, save_file
 
 from locations import GOLDEN
 from orthostream.cli import export as verb
-from orthostream.cli import guarded
 
 pytest.importorskip("transformers")
 
@@ -24,24 +22,15 @@ MARK = "FILL IN BEFORE PUBLISHING"
 @pytest.fixture
 def export(capsys):
     """``export(*words, expect=0)``: all output of a call in this process."""
-
-    def call(*words, expect=0):
-        parser = argparse.ArgumentParser()
-        verb.add_arguments(parser)
-        code = guarded(lambda: verb.run(parser.parse_args([str(word) for word in words])))
-        captured = capsys.readouterr()
-        assert code == expect, captured.out + captured.err
-        return captured.out + captured.err
-
-    return call
+    return in_this_process(verb, capsys)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two finished runs on digits that differ in their seed."""
+    """Two finished runs on digits, with averaged weights, that differ in their seed."""
     folder = tmp_path_factory.mktemp("trained") / "runs"
     for seed in (1, 2):
-        orthostream("train", *SMALL, f"seed={seed}", "--run-dir", folder / f"seed{seed}")
+        orthostream("train", *SMALL, "train.ema_decay=0.9", f"seed={seed}", "--run-dir", folder / f"seed{seed}")
     return folder
 
 
@@ -87,6 +76,82 @@ def test_numbers_of_several_runs_have_their_spread(runs, export, tmp_path):
     assert "best top-1 of its run" in card
     (line,) = [line for line in card.splitlines() if line.startswith("| top-1, last epoch |")]
     assert "| orthogonal | 2 |" in line and " ± " in line and "1: " in line and "2: " in line
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("name: orthogonal", "name: linear", "connection.name: orthogonal -> linear"),
+        ("depth: 2", "depth: 3", "model.depth: 2 -> 3"),
+        ("name: digits", "name: cifar10", "data.name: digits -> cifar10"),
+        ("workers: 0", "workers: 2", None),
+        ("epochs: 2", "epochs: 3", None),
+    ],
+)
+def test_runs_of_another_recipe_are_no_evidence(before, after, said, runs, export, tmp_path):
+    other = shutil.copytree(runs / "seed2", tmp_path / "other")
+    text = (other / "recipe.yaml").read_text()
+    assert text.count(before) == 1
+    (other / "recipe.yaml").write_text(text.replace(before, after))
+    words = (runs / "seed1", "--to", "hub-folder", "--out", tmp_path / "hub", "--runs", runs / "seed1", other)
+    if said is None:
+        export(*words)
+        return
+    refused = export(*words, expect=2)
+    assert f"the run {other} is of another recipe than these weights ({said})" in refused
+    assert not (tmp_path / "hub").exists()
+
+
+def test_runs_beside_a_source_without_a_recipe_are_marked(runs, export, tmp_path):
+    said = export(*AUTHORS, "--to", "hub-folder", "--out", tmp_path / "hub", "--runs", runs)
+    assert "whether the runs are of this model is not known" in said
+    assert "is the word of whoever exported it" in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_averaged_weights(runs, export, tmp_path):
+    said = export(runs / "seed1", "--average", "--to", "hub-folder", "--out", tmp_path / "hub")
+    assert "orthostream.hub: largest difference" in said
+    state = load_file(tmp_path / "hub" / "model.safetensors")
+    folder = newest(runs / "seed1")
+    for name, is_same in (("average", True), ("model", False)):
+        weights = load_file(folder / f"{name}.safetensors")["classifier.1.weight"]
+        assert torch.equal(state["classifier.weight"], weights) == is_same
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "(averaged over steps)" in card and "| top-1 of averaged weights, last epoch |" in card
+
+
+def test_timm_sources(export, tmp_path):
+    """A model made in timm, as its own folder and as bare weights, computes after the export what it does there."""
+    pytest.importorskip("timm")
+    from timm.models.vision_transformer import VisionTransformer
+    from transformers import AutoModelForImageClassification
+
+    arguments = {
+        "img_size": 16, "patch_size": 4, "num_classes": 7, "embed_dim": 24, "depth": 2, "num_heads": 3,
+        "act_layer": "gelu_tanh",
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = VisionTransformer(**arguments).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    source = tmp_path / "timm"
+    source.mkdir()
+    save_file(model.state_dict(), source / "model.safetensors")
+    (source / "config.json").write_text(json.dumps({"architecture": "vit_tiny", "model_args": arguments}))
+    bare = (source / "model.safetensors", "--num-heads", 3, "--activation", "gelu_tanh")
+    assert "is none" in export(source, "--average", "--to", "hub-folder", "--out", tmp_path / "no", expect=2)
+    for name, words in (("folder", (source,)), ("bare", bare)):
+        said = export(*words, "--to", "hub-folder", "--out", tmp_path / name)
+        assert "connection linear" in said and "the folder's own code: largest difference" in said
+        golden = load_file(tmp_path / name / "golden.safetensors")
+        exported = AutoModelForImageClassification.from_pretrained(tmp_path / name)
+        with torch.no_grad():
+            expected, found = model(golden["pixel_values"]), exported(golden["pixel_values"]).logits
+        # float32 rounding of logits of about one
+        torch.testing.assert_close(golden["logits"], expected, atol=2e-6, rtol=0.0)
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=0.0)
+        assert json.loads((tmp_path / name / "config.json").read_text())["final_layer_norm_eps"] == 1e-6
 
 
 def test_a_source_without_a_recipe(export, tmp_path):

@@ -32,17 +32,28 @@ def picture():
 
 
 @pytest.fixture
-def write_cells():
-    """Write a parquet file of the Hugging Face layout from image cells and labels."""
+def cells():
+    """Image cells of a parquet file and labels, by the numbers of the images; the class is the number modulo 3."""
 
-    def write(path: Path, cells, labels, *, image="img", label="label", names=None) -> Path:
+    def make(indices):
+        held = [{"bytes": encoded(noise(index, 12), "PNG"), "path": f"{index}.png"} for index in indices]
+        return held, [index % 3 for index in indices]
+
+    return make
+
+
+@pytest.fixture
+def write_cells():
+    """Write a parquet file of the Hugging Face layout from image cells and labels, in groups of ``rows`` rows."""
+
+    def write(path: Path, cells, labels, *, image="img", label="label", names=None, rows=None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
         table = pyarrow.table({image: pyarrow.array(cells, kind), label: pyarrow.array(labels, pyarrow.int64())})
         if names is not None:
             features = {image: {"_type": "Image"}, label: {"_type": "ClassLabel", "names": list(names)}}
             table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-        parquet.write_table(table, path)
+        parquet.write_table(table, path, row_group_size=rows)
         return path
 
     return write

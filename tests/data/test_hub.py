@@ -132,3 +132,40 @@ def test_a_refusal_of_the_hub_is_explained(name, message, monkeypatch):
 )
 def test_what_counts_as_a_hub_id(text, is_id):
     assert hub.is_hub_id(text) == is_id
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("somebody/vit", None),
+        ("timm/imagenet-1k-wds", None),
+        ("somebody/resnet50.a1_in1k", None),
+        ("./vit", "begins with '.'"),
+        (".cache/vit", "begins with '.'"),
+        ("/vit", "begins with '/'"),
+        ("~/vit", "begins with '~'"),
+        ("somebody/vit.PT", "ends in '.pt'"),
+        ("shards/val-000000.tar", "ends in '.tar'"),
+        ("runs/vit", "there is a folder 'runs' here"),
+        ("file/vit", None),
+    ],
+)
+def test_what_is_surely_a_path(text, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "file").touch()
+    found = hub.path_reason(text)
+    assert found is None if reason is None else reason in found
+    assert hub.is_hub_id(text) == (reason is None)
+
+
+def test_names_with_brackets_are_no_patterns(monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "_silence", lambda *a: None)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *a, **k: ["val-[1].tar", "val-1.tar"])
+    monkeypatch.setattr(hub, "snapshot_download", lambda *a, **k: asked.append(k) or "folder")
+    hub.download("some/set", "dataset", lambda names: names[:1])
+    found = huggingface_hub.utils.filter_repo_objects(
+        ["val-[1].tar", "val-1.tar"], allow_patterns=asked[0]["allow_patterns"]
+    )
+    assert list(found) == ["val-[1].tar"]

@@ -169,7 +169,11 @@ def test_a_missing_shard_is_noticed(folder):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [(None, "source is missing"), ("/nowhere/at/all", "no file, folder"), ("", "no shard of an evaluation split")],
+    [
+        (None, "source is missing"),
+        ("/nowhere/at/all", "does not exist, and is no hub id"),
+        ("", "no shard of an evaluation split"),
+    ],
 )
 def test_a_source_without_shards_is_refused(source, message, tmp_path):
     # "interval" holds the letters of a split and is none.
@@ -215,17 +219,25 @@ def test_an_earlier_download_is_used_and_said(cache):
     assert len(splits.evaluation) == 4 and "hub's cache" in splits.notes[0]
 
 
+HUB_FILES = (
+    "imagenet1k-train-0000.tar",
+    "imagenet1k-validation-00.tar",
+    "old/imagenet1k-validation-00.tar",
+    "data/validation-00000-of-00001.parquet",
+    "data/test-00000-of-00001.parquet",
+    "README.md",
+)
+
+
 def test_only_evaluation_shards_are_fetched(monkeypatch, folder):
     asked = []
     monkeypatch.setattr(hub, "_silence", lambda *a: None)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *a, **k: [*HUB_FILES])
     monkeypatch.setattr(hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder))
     assert len(data.load("shards", "timm/imagenet-1k-wds").evaluation) == 9
     (arguments, options) = asked[0]
     assert arguments == ("timm/imagenet-1k-wds",) and options["repo_type"] == "dataset"
-    matches = huggingface_hub.utils.filter_repo_objects(
-        ["imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar", "README.md"],
-        allow_patterns=options["allow_patterns"],
-    )
+    matches = huggingface_hub.utils.filter_repo_objects(HUB_FILES, allow_patterns=options["allow_patterns"])
     assert list(matches) == ["imagenet1k-validation-00.tar"]
 
 

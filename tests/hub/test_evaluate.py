@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
 import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from torchvision import transforms as plain
 from transformers import (
@@ -32,6 +35,9 @@ from orthostream.data import hub
 from orthostream.errors import UsageError
 from orthostream.hub import OrthoViTConfig, OrthoViTForImageClassification
 from orthostream.hub import evaluation as published
+from orthostream.layouts.model_folder import read_folder
+from orthostream.layouts.ortho_vit import from_hub
+from orthostream.layouts.run_checkpoint import write_checkpoint
 
 GOLDEN_MODEL = GOLDEN / "ortho" / "hf_vit" / "feature"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,8 +45,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """34 images of 5 classes, as class folders without a training split and as two shards of the same bytes."""
+    """34 images of 5 classes, as class folders without a training split, tar shards and parquet of the same bytes."""
     root, members = tmp_path_factory.mktemp("images"), []
+    rows: dict[str, list[object]] = {"image": [], "label": []}
     for index in range(34):
         pixels = np.random.default_rng(index).integers(0, 256, (20 + index % 3, 24, 3), dtype=np.uint8)
         held = io.BytesIO()
@@ -48,7 +55,16 @@ def images(tmp_path_factory) -> Path:
         path = root / "val" / f"c{index % 5}" / f"{index:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(held.getvalue())
+        rows["image"].append({"bytes": held.getvalue(), "path": path.name})
+        rows["label"].append(index % 5)
         members += [(f"{index:02d}.png", held.getvalue()), (f"{index:02d}.cls", str(index % 5).encode())]
+    for part, name in enumerate(("parquet", "named")):
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": [*"abcde"]}}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})} if part else None
+        (root / name / "data").mkdir(parents=True)
+        table = pyarrow.table(rows).replace_schema_metadata(metadata)
+        parquet.write_table(table[:20], root / name / "data" / "validation-00000-of-00002.parquet", row_group_size=7)
+        parquet.write_table(table[20:], root / name / "data" / "validation-00001-of-00002.parquet")
     (root / "wds").mkdir()
     for shard, part in enumerate((members[:40], members[40:])):
         with tarfile.open(root / "wds" / f"val-{shard:06d}.tar", "w") as opened:
@@ -97,12 +113,36 @@ def test_counts_are_those_of_the_protocol_written_out(images: Path, tmp_path: Pa
 
 
 def test_folders_and_shards_agree(images: Path, tmp_path: Path) -> None:
-    sources = (images, images / "val", images / "wds")
+    sources = (images, images / "val", images / "wds", images / "parquet", images / "named")
     results = [evaluated(tmp_path, GOLDEN_MODEL, "--data", source, "--per-class") for source in sources]
     losses = [result.pop("loss") for result in results]
-    assert results[0] == results[1] == results[2] and results[0]["n"] == 34
+    assert all(result == results[0] for result in results) and results[0]["n"] == 34
     # Samples come in another order.
-    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-6)
+
+
+def test_a_checkpoint_of_ours_counts_as_its_published_form(images: Path, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "ours", from_hub(*read_folder(GOLDEN_MODEL)))
+    for source in (images / "wds", images / "parquet", images / "named"):
+        ours, theirs = (
+            evaluated(tmp_path, model, "--data", source, "--per-class") for model in (tmp_path / "ours", GOLDEN_MODEL)
+        )
+        # float32 rounding of two ways to the same logits
+        assert ours.pop("loss") == pytest.approx(theirs.pop("loss"), rel=1e-5)
+        assert ours == theirs and ours["n"] == 34
+
+
+def test_parquet_of_other_classes_is_refused_where_it_names_them(tmp_path: Path, images: Path, capsys) -> None:
+    held = parquet.read_table(images / "named" / "data" / "validation-00001-of-00002.parquet")
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": [*"abcdef"]}}
+    six = held.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    few = held.filter(pyarrow.compute.less(held["label"], 3)).replace_schema_metadata(None)
+    for name, table, code in (("six", six, 2), ("few", few, 0)):
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+        assert main(["evaluate", str(GOLDEN_MODEL), "--data", str(tmp_path / f"{name}.parquet")]) == code
+    said = capsys.readouterr().err
+    assert "'shards' has 6 classes, and" in said and "has 5 classes; labels are matched by index" in said
+    assert "few.parquet names no classes" in said and "labels reach 2; the model has 5 classes" in said
 
 
 def test_the_preprocessor_of_the_folder_is_used(images: Path, tmp_path: Path, capsys) -> None:

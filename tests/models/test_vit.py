@@ -146,6 +146,18 @@ def test_layer_scale_of_one_changes_nothing(make_tiny: MakeTiny, images: Tensor)
     assert torch.equal(scaled(images), plain(images))
 
 
+def test_eps_of_the_norm_in_front_of_the_classifier(make_tiny: MakeTiny, images: Tensor) -> None:
+    plain, other = make_tiny("vit", "orthogonal"), make_tiny("vit", "orthogonal", final_norm_eps=0.5)
+    assert plain.classifier[0].eps == 1e-5
+    assert [module.eps for module in other.modules() if isinstance(module, torch.nn.LayerNorm)] == [1e-6] * 4 + [0.5]
+    other.load_state_dict(plain.state_dict())
+    token = plain.features(images)[:, 0]
+    normed = (token - token.mean(-1, keepdim=True)) / (token.var(-1, unbiased=False, keepdim=True) + 0.5).sqrt()
+    norm, head = plain.classifier
+    torch.testing.assert_close(other(images), head(normed * norm.weight + norm.bias))
+    assert not torch.allclose(other(images), plain(images), atol=1e-3)
+
+
 def test_mean_pool_takes_the_patches_alone(make_tiny: MakeTiny, images: Tensor) -> None:
     model = make_tiny("vit", pool="mean", registers=2)
     tokens = model.features(images)
@@ -211,6 +223,9 @@ def test_sites_of_a_vit() -> None:
         ({"layer_scale": -1.0}, "layer_scale must be a finite number"),
         ({"pool": "max"}, "unknown pool 'max'"),
         ({"qk_norm": "false"}, "qk_norm must be true or false, got 'false'"),
+        ({"final_norm_eps": 0.0}, r"final_norm_eps must be above 0, got 0\.0"),
+        ({"final_norm_eps": None}, "final_norm_eps must be above 0, got None"),
+        ({"final_norm_eps": -1e-6}, "final_norm_eps must be a finite number"),
     ],
 )
 def test_refused_numbers(options: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orthostream.errors import UsageError
-from orthostream.ops import KernelError, choice, forced, implementation, orthogonal_update
+from orthostream.ops import KernelError, choice, forced, implementation, orthogonal_update, read_streams
 
 X = torch.ones(2, 3)
 
@@ -58,6 +58,25 @@ def test_transforms_get_the_formula(transform) -> None:
     assert seen[0].name == "reference"
     with torch.autograd.forward_ad.dual_level():
         assert implementation(X, X).name == "reference"
+
+
+@pytest.mark.parametrize("name", ["reference", "closed_form", "blocked", "triton"])
+def test_transforms_get_the_formula_whatever_is_forced(name) -> None:
+    x, update = torch.randn(2, 3), torch.randn(2, 3)
+    expected = orthogonal_update(x, update)
+    streams = torch.randn(2, 4, 3)
+    weights = torch.randn(2, 4)
+    with forced(name):
+        torch.testing.assert_close(torch.vmap(orthogonal_update)(x, update), expected)
+        gradient = torch.func.grad(lambda leaf: orthogonal_update(leaf, update).square().sum())(x)
+        _, slope = torch.func.jvp(orthogonal_update, (x, update), (x, torch.zeros_like(x)))
+        read = torch.vmap(read_streams)(streams, weights)
+    leaf = x.clone().requires_grad_()
+    orthogonal_update(leaf, update).square().sum().backward()
+    torch.testing.assert_close(gradient, leaf.grad)
+    # y(t x) = t x + u - <x, u> x / <x, x> but for eps: its slope at t = 1 is x
+    torch.testing.assert_close(slope, x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(read, read_streams(streams, weights))
 
 
 @pytest.mark.parametrize("name", ["reference", "closed_form", "blocked"])

@@ -101,6 +101,9 @@ def test_equal_in_every_form():
     assert ModelRecipe(options={"widths": [1, 2]}).options == {"widths": (1, 2)}
 
 
+OF_POLAR_FACTORS = {"polar_method", "polar_steps", "polar_tol", "polar_completion", "polar_precision", "scale"}
+
+
 @pytest.mark.parametrize(
     ("section", "idle"),
     [
@@ -109,8 +112,13 @@ def test_equal_in_every_form():
         (AugmentRecipe(), {"randaugment_m", "mixup_alpha", "cutmix_alpha", "cutmix_share"}),
         (AugmentRecipe(randaugment_n=1, mix_probability=1, mixup_alpha=1), {"cutmix_share"}),
         (AugmentRecipe(randaugment_n=1, mix_probability=1, mixup_alpha=1, cutmix_alpha=1), set()),
-        (OptimizerRecipe(name="sgd"), {"betas", "eps"}),
-        (OptimizerRecipe(name="adamw"), {"momentum", "nesterov"}),
+        (OptimizerRecipe(name="sgd"), {"betas", "eps", "trust", "vector_lr", "equal_length", *OF_POLAR_FACTORS}),
+        (OptimizerRecipe(name="sgd", orthogonalize="conv"), {"betas", "eps", "trust", "vector_lr", "equal_length"}),
+        (
+            OptimizerRecipe(name="adamw", normalize="whole"),
+            {"momentum", "nesterov", "trust", "vector_lr", *OF_POLAR_FACTORS},
+        ),
+        (OptimizerRecipe(name="lars", normalize="whole"), {"betas", "eps", "nesterov", *OF_POLAR_FACTORS}),
         (ScheduleRecipe(), {"decay_epochs", "decay_ratio", "warmup", "warmup_factor", "first_step"}),
         (ScheduleRecipe(kind="step", decay_epochs=[1], warmup_epochs=1, warmup="constant"), set()),
         (TrainRecipe(), {"compile_mode", "compile_backend"}),

@@ -148,12 +148,13 @@ def last_epoch(key: str) -> Callable[[Run], float | None]:
     return lambda run: _finite(run.epochs[-1].get(key)) if run.epochs else None
 
 
-def best_epochs(key: str, count: int) -> Callable[[Run], float | None]:
-    """Reader of the mean of a run's ``count`` highest epochs; None where it has no more epochs than that."""
+def best_epochs(key: str, count: int, *, higher_is_better: bool = True) -> Callable[[Run], float | None]:
+    """Reader of the mean of a run's ``count`` best epochs; None where it has no more epochs than that."""
 
     def read(run: Run) -> float | None:
         values = sorted(value for row in run.epochs if (value := _finite(row.get(key))) is not None)
-        return mean(values[-count:]) if len(values) > count or count == 1 else None
+        best = values[-count:] if higher_is_better else values[:count]
+        return mean(best) if len(values) > count or count == 1 else None
 
     return read
 
@@ -167,14 +168,33 @@ def _accuracy(title: str, read: Callable[[Run], float | None]) -> Measure:
     return Measure(title, "%", "points", 100.0, 2, True, read)
 
 
+def _bits(title: str, read: Callable[[Run], float | None]) -> Measure:
+    return Measure(title, "bits", "bits", 1.0, 4, False, read)
+
+
+OF_TRAINING = (
+    Measure("training loss, last epoch", "nats", "nats", 1.0, 4, False, last_epoch("train/epoch_loss")),
+    Measure("training time", "s", "s", 1.0, 1, False, seconds),
+)
+
 MEASURES = (
     _accuracy("top-1, last epoch", last_epoch("val/acc@1")),
     _accuracy("top-1, best epoch", best_epochs("val/acc@1", 1)),
     _accuracy(f"top-1, {BEST_EPOCHS} best epochs", best_epochs("val/acc@1", BEST_EPOCHS)),
     _accuracy("top-1 of averaged weights, last epoch", last_epoch("val_average/acc@1")),
     Measure("validation loss, last epoch", "nats", "nats", 1.0, 4, False, last_epoch("val/loss")),
-    Measure("training loss, last epoch", "nats", "nats", 1.0, 4, False, last_epoch("train/epoch_loss")),
-    Measure("training time", "s", "s", 1.0, 1, False, seconds),
+    *OF_TRAINING,
+)
+
+BITS = _bits("bits per character, last epoch", last_epoch("val/bits_per_char"))
+
+# Of runs on text: bits are the loss in another unit, and what is chosen among epochs are the fewest.
+TEXT_MEASURES = (
+    BITS,
+    _bits("bits per character, best epoch", best_epochs("val/bits_per_char", 1, higher_is_better=False)),
+    _bits("bits per character of averaged weights, last epoch", last_epoch("val_average/bits_per_char")),
+    _accuracy("next character right, last epoch", last_epoch("val/acc@1")),
+    *OF_TRAINING,
 )
 
 
@@ -223,8 +243,10 @@ class Comparison:
 
     @property
     def measures(self) -> list[Measure]:
-        """The measures that a finished run has a value of."""
-        return [m for m in MEASURES if any(self.spread(label, m).n for label in self.labels)]
+        """The measures that a finished run has a value of; those of text where a run has bits per character."""
+        is_text = any(self.spread(label, BITS).n for label in self.labels)
+        measures = TEXT_MEASURES if is_text else MEASURES
+        return [m for m in measures if any(self.spread(label, m).n for label in self.labels)]
 
     def finished(self, label: str) -> dict[int, Run]:
         """The runs of a group that count, by seed."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orthostream.analysis import plots
+from orthostream.analysis import diagnostic_plots, plots
 from orthostream.analysis.compare import Comparison
 from orthostream.analysis.plots import Groups
 from orthostream.analysis.runs import Run
@@ -37,7 +37,7 @@ class Gallery:
     """The figures of a comparison.
 
     Args:
-        curves: accuracy and loss over training.
+        curves: accuracy and loss over training, and the diagnostics of runs that took them.
         profiles: stream and updates at each site at the end of training; empty where no run recorded them.
         histories: the norm of the stream over training, one figure a group; empty likewise.
     """
@@ -67,7 +67,7 @@ def gallery(comparison: Comparison) -> Gallery:
     ]
     recorded = {label: [run for run in runs if run.statistics] for label, runs in groups.items()}
     recorded = {label: runs for label, runs in recorded.items() if runs}
-    return Gallery(curves, _profiles(recorded), _histories(recorded))
+    return Gallery([*curves, *_diagnostics(recorded)], _profiles(recorded), _histories(recorded))
 
 
 def drawn_groups(comparison: Comparison) -> dict[str, list[Run]]:
@@ -94,6 +94,26 @@ def save_figures(comparison: Comparison, folder: Path) -> list[Path]:
         files.append(folder / f"{picture.name}.png")
         files[-1].write_bytes(plots.png(picture.draw(LIGHT)))
     return files
+
+
+def _diagnostics(recorded: Groups) -> list[Picture]:
+    groups = {label: runs for label, runs in recorded.items() if diagnostic_plots.has_diagnostics(runs)}
+    if not groups:
+        return []
+    similarity = Picture(
+        "similarity_by_layer",
+        f"Mean absolute cosine of channel pairs at each layer at the end of training, {', '.join(groups)}",
+        partial(diagnostic_plots.similarity, groups),
+    )
+    dead = [
+        Picture(
+            f"dead_parameters_{count}",
+            f"Temporarily dead parameters over training ({what}), {', '.join(groups)}",
+            partial(diagnostic_plots.dead_parameters, groups, count),
+        )
+        for count, what in diagnostic_plots.COUNTED.items()
+    ]
+    return [similarity, *dead]
 
 
 def _profiles(recorded: Groups) -> list[Picture]:

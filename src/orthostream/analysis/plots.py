@@ -77,6 +77,7 @@ class Statistic:
 
 CURVES = (
     Quantity("val/acc@1", "Validation accuracy", "top-1 accuracy (%)", 100.0),
+    Quantity("val/bits_per_char", "Validation bits", "bits per character"),
     Quantity("val/loss", "Validation loss", "cross entropy (nats)"),
     Quantity("train/epoch_loss", "Training loss", "cross entropy (nats)"),
     Quantity("train/grad/global_norm", "Gradient before clipping", "global L2 norm", by_epoch=False),

@@ -13,9 +13,11 @@ VERBS = {
     "train": "train a classifier from a recipe, or go on with a run",
     "evaluate": "top-1, top-5 and loss of a checkpoint, each sample counted once",
     "compare": "train one recipe in several settings and seeds; one table",
+    "reproduce": "the cells of a published table; the paper's numbers and these side by side",
     "report": "an HTML page of runs that are there",
     "convert": "between layouts of checkpoints: Hugging Face, timm, the authors' .pt, ours",
     "export": "a folder for the Hub, or a graph, from a trained ViT; compared before it is kept",
+    "data": "check a data set: every image read once, what is wrong with it in a table and a picture",
     "list": "connections, models, recipes, data sets and optimizers",
 }
 

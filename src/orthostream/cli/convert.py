@@ -9,6 +9,9 @@ layouts of --to:
   training  a checkpoint folder that orthostream evaluate takes
   authors   a .pt file as the authors' program writes it
 
+A run of a language model becomes --to hf alone: config, weights and a tokenizer by characters, for
+AutoModelForCausalLM, AutoTokenizer and pipeline("text-generation") once orthostream.hub is imported.
+
 example:
   orthostream convert runs/vit_b --best --to hf --out vit_b-hf
   orthostream convert 0090000.pt --to hf --out ortho-vit-b
@@ -23,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
+from orthostream import build, recipe
 from orthostream.cli.evaluate import located
 from orthostream.errors import UsageError
 from orthostream.layouts import NAMES, Layout, detect, ortho_vit, timm_vit
@@ -31,7 +35,8 @@ from orthostream.layouts.authors_file import read_file, write_file
 from orthostream.layouts.model_folder import read_folder, read_tensors, write_folder
 from orthostream.layouts.run_checkpoint import trained_of, write_checkpoint
 from orthostream.layouts.verify import TOLERANCE, compare, forward_of
-from orthostream.training.checkpoint import flush_folder
+from orthostream.recipe import Recipe
+from orthostream.training.checkpoint import Checkpoint, flush_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +76,11 @@ def run(options: argparse.Namespace) -> int:
     layout = detect(source)
     print(f"{source}: {NAMES[layout]}")
     check_out(source, out, target, options.force)
+    if layout == "training" and (run := language_run(options)):
+        # Here and not above: a ViT is converted without transformers.
+        from orthostream.cli.convert_language import convert_language
+
+        return convert_language(options, *run)
     trained = read(layout, source, options)
     print(as_text(trained.architecture))
     with draft_beside(out, elsewhere=options.dry_run) as draft:
@@ -84,6 +94,17 @@ def run(options: argparse.Namespace) -> int:
         put_in_place(draft, out)
     print(f"wrote {NAMES[target]}: {out}")
     return 0
+
+
+def language_run(options: argparse.Namespace) -> tuple[Checkpoint, Recipe] | None:
+    """Checkpoint and recipe where the source is a run of a language model; None where it is one of images.
+
+    Raises:
+        UsageError: where it is no valid checkpoint.
+    """
+    saved = located(options.source, options.best)
+    chosen = recipe.from_dict(saved.manifest["recipe"])
+    return (saved, chosen) if build.is_language_model(chosen.model.name) else None
 
 
 def read(layout: Layout, source: Path, options: argparse.Namespace) -> Trained:

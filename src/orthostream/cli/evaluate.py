@@ -6,8 +6,9 @@ to the model's size (bicubic), centre cropped and normalised as for ImageNet, th
 data:
   a name: digits, cifar10, cifar100, folder, shards; --source says where it is
   a path: class folders train/ and val/ (for a Hugging Face model val/ alone will do, or the class folders
-    themselves), a .tar shard or a folder of shards
-  a hub id of shards: timm/imagenet-1k-wds
+    themselves), a .tar shard or a parquet file (columns image and label), or a folder of either
+  a hub id of either: timm/imagenet-1k-wds
+  text, for a language model: the last tenth of --source, read with the vocabulary of the model
 
 example:
   orthostream evaluate runs/vit_s --data cifar10 --source cifar10/ --per-class --json vit_s.json
@@ -22,17 +23,18 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from orthostream import build, data, recipe
 from orthostream.cli.running import on_main
-from orthostream.data.hub import is_hub_id
+from orthostream.data.hub import is_hub_id, no_such_place, path_reason
 from orthostream.data.loader import EvalLoader
+from orthostream.data.text import TextEvaluation
 from orthostream.errors import UsageError, unknown
 from orthostream.training import checkpoint as checkpoints
 from orthostream.training.checkpoint import Checkpoint, replace_file
 from orthostream.training.distributed import World, close_world, open_world
-from orthostream.training.evaluate import Evaluation, evaluate
+from orthostream.training.evaluate import ACCURACY, Evaluation, Score, evaluate
 from orthostream.training.progress import duration
 from orthostream.training.weights import load_weights
 
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Carry out ``orthostream evaluate``."""
     world = open_world(options.device)
     subject = _published(options, world) if _is_published(options.model) else _trained(options, world)
-    show = _Count(subject.batches.total, world)
+    show = _Count(subject.batches.total, world, "characters" if subject.is_text else "images")
     for note in subject.notes:
         show.say(f"note: {note}")
     result = evaluate(
@@ -73,43 +75,52 @@ def run(options: argparse.Namespace) -> int:
         on_batch=show.add,
     )
     if world.is_main:
-        print(as_text(result, subject.classes, subject.name))
+        print(as_text(result, subject.classes, subject.name, subject.score))
     if options.json:
-        on_main(world, lambda: replace_file(options.json, json.dumps(result.as_json(), indent=1).encode()))
+        held = result.as_json() | {subject.score.key: subject.score.read(result)}
+        on_main(world, lambda: replace_file(options.json, json.dumps(held, indent=1).encode()))
     close_world(world)
     return 0
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on its device and this process's share of the images that it is judged by."""
+    """A model on its device and this process's share of the images or characters that it is judged by."""
 
     name: str
     model: nn.Module
-    batches: EvalLoader
+    batches: EvalLoader | TextEvaluation
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    score: Score = ACCURACY
+
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.batches, TextEvaluation)
 
 
 def _trained(options: argparse.Namespace, world: World) -> Subject:
     """A checkpoint of ours: its recipe says the data, the transform and the model."""
     saved = located(Path(options.model), options.best)
-    weights = saved.weights
-    if options.average:
-        if saved.average is None:
-            raise UsageError(f"{saved.path} holds no averaged weights; leave out --average")
-        weights = saved.average
+    weights = weights_of(saved, options.average)
     chosen = recipe.from_dict(saved.manifest["recipe"])
     name, source = (None, options.source) if options.data is None else _data_set(options.data, options.source)
+    # What was kept back and normalised by belongs to the set that it was trained on.
+    known = chosen.data if name in (None, chosen.data.name) else recipe.DataRecipe(image_size=chosen.data.image_size)
     data_recipe = replace(
-        chosen.data,
+        known,
         name=name or chosen.data.name,
         source=source or (chosen.data.source if name in (None, chosen.data.name) else None),
         eval_batch_size=options.batch_size or chosen.data.eval_batch_size,
         workers=chosen.data.workers if options.workers is None else options.workers,
     )
     chosen = replace(chosen, data=data_recipe)
-    splits = data.load(data_recipe.name, data_recipe.source, data_recipe.image_size)
+    build.check_fit(chosen)
+    splits: data.Splits | data.TextSplits
+    if data.is_text(data_recipe.name):
+        splits = build.open_text(data_recipe, weights.get("vocabulary"))
+    else:
+        splits = build.open_images(data_recipe)
     model = build.build_model(chosen, splits.description)
     load_weights(model, weights, str(saved.path))
     model.to(world.device)
@@ -121,6 +132,7 @@ def _trained(options: argparse.Namespace, world: World) -> Subject:
         build.build_evaluation(chosen, splits, world),
         splits.description.classes,
         splits.notes,
+        build.build_score(chosen),
     )
 
 
@@ -155,9 +167,15 @@ def _published(options: argparse.Namespace, world: World) -> Subject:
 
 
 def _is_published(given: str) -> bool:
-    """Whether this is a Hugging Face folder or hub id, not a checkpoint or run folder of ours."""
+    """Whether this is a Hugging Face folder or hub id, not a checkpoint or run folder of ours.
+
+    Raises:
+        UsageError: where it is no path that is there and no hub id.
+    """
     path = Path(given).expanduser()
-    return (path / "config.json").is_file() if path.exists() else is_hub_id(given)
+    if not path.exists() and not is_hub_id(given):
+        raise UsageError(no_such_place(given, "a run folder, a checkpoint, a Hugging Face folder or a hub id"))
+    return (path / "config.json").is_file() if path.exists() else True
 
 
 def _data_set(given: str, source: str | None) -> tuple[str, str | None]:
@@ -170,17 +188,15 @@ def _data_set(given: str, source: str | None) -> tuple[str, str | None]:
         return given, source
     path = Path(given).expanduser()
     if source is not None or not (path.exists() or is_hub_id(given)):
+        reason = path_reason(given) if source is None else None
         raise UsageError(
-            unknown("data set", given, data.names()) + "; or give a path or a hub id of shards as --data alone"
+            unknown("data set", given, data.names())
+            + "; or give a path or a hub id of shards as --data alone"
+            + (f". It does not exist and is no hub id, since {reason}" if reason else "")
         )
-    if not path.is_dir() or any(path.glob("*.tar")):
-        return "shards", given
-    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
-        raise UsageError(
-            f"{given} holds parquet files, whose columns depend on the data set; name it: "
-            f"--data cifar10 --source {given}"
-        )
-    return "folder", given
+    shards = ("*.tar", "*.parquet", "*/*.parquet")
+    is_folder = path.is_dir() and not any(any(path.glob(pattern)) for pattern in shards)
+    return "folder" if is_folder else "shards", given
 
 
 class _Count:
@@ -188,19 +204,19 @@ class _Count:
 
     INTERVAL = 10.0
 
-    def __init__(self, total: int, world: World) -> None:
-        self.is_main, self.size = world.is_main, world.size
+    def __init__(self, total: int, world: World, unit: str) -> None:
+        self.is_main, self.size, self.unit = world.is_main, world.size, unit
         self.total, self.done = total, 0
         self.begun = self.spoke = time.monotonic()
 
-    def add(self, images: int) -> None:
-        # The other processes have as many images each, within one.
-        self.done = min(self.total, self.done + images * self.size)
+    def add(self, labels: int) -> None:
+        # The other processes have as many samples each, within one.
+        self.done = min(self.total, self.done + labels * self.size)
         now = time.monotonic()
         if now - self.spoke >= self.INTERVAL:
             self.spoke = now
             left = duration((now - self.begun) / self.done * (self.total - self.done))
-            self.say(f"{self.done} of {self.total} images  left {left}")
+            self.say(f"{self.done} of {self.total} {self.unit}  left {left}")
 
     def say(self, message: str) -> None:
         if self.is_main:
@@ -229,12 +245,26 @@ def located(path: Path, wants_best: bool) -> Checkpoint:
     return newest
 
 
-def as_text(result: Evaluation, classes: tuple[str, ...], name: str) -> str:
+def weights_of(saved: Checkpoint, wants_average: bool) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or their average over training.
+
+    Raises:
+        UsageError: where it holds no average.
+    """
+    if not wants_average:
+        return saved.weights
+    if saved.average is None:
+        raise UsageError(f"{saved.path} holds no averaged weights; leave out --average")
+    return saved.average
+
+
+def as_text(result: Evaluation, classes: tuple[str, ...], name: str, score: Score = ACCURACY) -> str:
     """The result for the terminal."""
+    judged = "" if score is ACCURACY else f"  {score.key} {score.read(result):.4f}"
     lines = [
         name,
         f"n {result.n}  top-1 {result.rates['acc@1']:.2%} ({result.top1})  "
-        f"top-{result.k} {result.rates['acc@5']:.2%} ({result.top5})  loss {result.loss:.4f}",
+        f"top-{result.k} {result.rates['acc@5']:.2%} ({result.top5})  loss {result.loss:.4f}{judged}",
     ]
     if result.per_class is not None:
         width = max(len(name) for name in classes)

@@ -9,7 +9,7 @@ forms of --to:
   onnx          one .onnx file; any batch size; needs onnx, onnxscript and onnxruntime
 
 example:
-  orthostream export runs/vit_s --best --to hub-folder --out vit-s-digits --runs runs/compare-vit_s --licence apache-2.0
+  orthostream export runs/vit_s --best --to hub-folder --out vit-s --runs runs/vit_s-seed* --licence apache-2.0
   orthostream export 0090000.pt --to torch_export --out vit_b.pt2
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from orthostream import build, data, recipe
 from orthostream.analysis.compare import Comparison
 from orthostream.analysis.runs import find_runs, grouped, read_run, read_runs
-from orthostream.cli.convert import as_text, check_out, draft_beside, put_in_place, read
+from orthostream.cli.convert import as_text, check_out, draft_beside, language_run, put_in_place, read
 from orthostream.data.description import Description
 from orthostream.errors import UsageError
 from orthostream.layouts import NAMES, Layout, detect, timm_vit
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-source", metavar="PATH", help="where the data set is; default: as in training")
     parser.add_argument("--preprocessor", type=Path, metavar="FILE", help="a preprocessor_config.json to take instead")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line, to take instead")
-    parser.add_argument("--runs", type=Path, nargs="+", help="finished runs whose numbers the card shows with spread")
+    parser.add_argument("--runs", type=Path, nargs="+", help="finished runs of this recipe, for the card")
     parser.add_argument("--licence", help="of the weights, as the Hub writes it; left open with a marker by default")
     parser.add_argument("--title", help="of the model card; default: the name of --out")
     parser.add_argument(
@@ -58,6 +58,11 @@ def run(options: argparse.Namespace) -> int:
     """Carry out ``orthostream export``."""
     layout = detect(options.source)
     print(f"{options.source}: {NAMES[layout]}")
+    if layout == "training" and language_run(options):
+        raise UsageError(
+            f"{options.source} is of a language model, and what is exported is a ViT; orthostream convert "
+            f"{options.source} --to hf writes a folder of it"
+        )
     if options.to == HUB_FOLDER:
         return _export_folder(options, layout)
     return _export_graph(options, layout)

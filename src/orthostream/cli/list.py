@@ -7,12 +7,15 @@ example:
 import argparse
 from collections.abc import Callable
 
-from orthostream import connections, data, models, recipe
+from orthostream import build, connections, data, recipe
 
 OPTIMIZERS = [
     ("sgd", "momentum, weight decay added to the gradient"),
     ("adam", "coupled (L2) weight decay, as in the paper"),
     ("adamw", "decoupled weight decay"),
+    ("lars", "a rate for each layer, by the norms of weights and gradient (arXiv:1708.03888)"),
+    ("optimizer.orthogonalize", "any of these on polar factors of the gradients (arXiv:2202.07052)"),
+    ("optimizer.normalize", "any of these on normalised gradients (arXiv:2202.07052, section 3.1)"),
 ]
 
 
@@ -21,7 +24,8 @@ def connection_rows() -> list[tuple[str, str]]:
 
 
 def model_rows() -> list[tuple[str, str]]:
-    return [(name, entry.summary) for name, entry in models.table]
+    # Where the parts meet, models that need an extra have joined the table.
+    return [(name, entry.summary) for name, entry in build.TABLES["model"]]
 
 
 def data_rows() -> list[tuple[str, str]]:

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from orthostream import build, recipe
+from orthostream import build, optim, recipe
 from orthostream.analysis.memory import Kept, kept_for_backward
+from orthostream.data import Description
 from orthostream.data.contact_sheet import write_contact_sheet
+from orthostream.data.text import TextDescription
 from orthostream.recipe import Resolved
 from orthostream.training.distributed import World, close_world, open_world
 from orthostream.training.progress import duration
@@ -20,6 +22,8 @@ from orthostream.training.randomness import seed_everything
 from orthostream.training.step import Stepper
 
 TIMED_STEPS = 3
+# Characters of a text that a plan shows.
+SHOWN = 60
 
 
 def show_plan(resolved: Resolved, image: Path) -> None:
@@ -27,7 +31,7 @@ def show_plan(resolved: Resolved, image: Path) -> None:
 
     Args:
         resolved: the recipe.
-        image: where a PNG of the first augmented images goes.
+        image: where a PNG of the first augmented images goes; of a text the beginning of a window is printed instead.
     """
     chosen = resolved.recipe
     world = open_world(chosen.train.device, chosen.train.timeout)
@@ -40,16 +44,33 @@ def show_plan(resolved: Resolved, image: Path) -> None:
         print(recipe.dump(resolved, build.TABLES))
         for note in [*resolved.notes, *loaders.notes, *build.remarks(chosen, world)]:
             print(f"note: {note}")
-        write_contact_sheet(image, first[0][0], loaders.description, first[0][1])
+        if (chosen.optimizer.orthogonalize, chosen.optimizer.normalize) != ("none", "none"):
+            print(f"\n{optim.transformation(parts['optimizer']).table()}\n")
+        sample = show_sample(loaders.description, first[0], image)
     seconds, kept = time_a_step(parts, loaders, world)
     if world.is_main:
         flops = forward_flops(model, first[0][0][:1].to(world.device))
         rows = plan_rows(resolved, loaders, parts, world, flops, seconds, kept)
-        rows.append(("images", f"the first augmented ones are in {image}"))
+        rows.append(sample)
         width = max(len(name) for name, _ in rows)
         print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
     loaders.train.close()
     close_world(world)
+
+
+def show_sample(
+    description: Description | TextDescription, batch: tuple[torch.Tensor, torch.Tensor], image: Path
+) -> tuple[str, str]:
+    """Show what the model gets to see first; the line of the plan that says so."""
+    inputs, labels = batch
+    if isinstance(description, TextDescription):
+        shown = "".join(description.vocabulary[token] for token in inputs[0, :SHOWN].tolist())
+        return "text", f"the first window begins with {shown!r}"
+    if inputs.ndim == 5:
+        # Pairs of views: each view is a picture.
+        inputs, labels = inputs.flatten(0, 1), labels.repeat_interleave(inputs.shape[1])
+    write_contact_sheet(image, inputs, description, labels)
+    return "images", f"the first augmented ones are in {image}"
 
 
 def plan_rows(
@@ -59,26 +80,32 @@ def plan_rows(
     chosen, settings, schedule = resolved.recipe, parts["settings"], parts["schedule"]
     total, model = settings.total_steps, chosen.model.name
     parameters = sum(p.numel() for p in parts["model"].parameters())
-    images = f"{loaders.train.size} training, {loaders.evaluation.total} evaluation images"
-    per_image = f"{flops / 1e9:.3f} G forward per image (a multiply-add counts two)"
+    unit, held = "image", f"{loaders.train.size} training, {loaders.evaluation.total} evaluation images"
+    if isinstance(loaders.description, TextDescription):
+        unit = "window"
+        held = (
+            f"{loaders.train.size:,} training windows of {loaders.description.context} characters, "
+            f"{loaders.evaluation.total:,} evaluation characters, {loaders.description.num_classes} different ones"
+        )
+    per_sample = f"{flops / 1e9:.3f} G forward per {unit} (a multiply-add counts two)"
     timed = f"{seconds:.3f} s a step on {world.device} (median of {TIMED_STEPS} after a warm-up)"
     return [
-        ("data", f"{loaders.description.name}: {images}"),
+        ("data", f"{loaders.description.name}: {held}"),
         ("model", f"{model}, {parameters:,} parameters, {chosen.connection.name} connection"),
-        ("batch", batch_arithmetic(chosen.train.batch_size, world.size, chosen.train.accumulate)),
+        ("batch", batch_arithmetic(chosen.train.batch_size, world.size, chosen.train.accumulate, unit)),
         ("steps", f"{total:,} optimizer steps: {settings.steps_per_epoch} an epoch, {chosen.train.epochs} epochs"),
         ("learning rate", "  ".join(f"{step}: {schedule(step):.3g}" for step in milestones(total))),
-        ("FLOPs", f"{per_image}, about {3 * flops / 1e9:.3f} G with the backward pass"),
+        ("FLOPs", f"{per_sample}, about {3 * flops / 1e9:.3f} G with the backward pass"),
         ("memory", memory_estimate(parts, world, kept)),
         ("disk", disk_estimate(parts, settings.keep)),
         ("time", f"{timed}, without evaluation: {duration(seconds * total)} in all"),
     ]
 
 
-def batch_arithmetic(batch_size: int, processes: int, accumulate: int) -> str:
+def batch_arithmetic(batch_size: int, processes: int, accumulate: int, unit: str = "image") -> str:
     """How the global batch is divided."""
     local = batch_size // (processes * accumulate)
-    return f"{batch_size} = {processes} processes x {accumulate} micro-batches x {local} images"
+    return f"{batch_size} = {processes} processes x {accumulate} micro-batches x {local} {unit}s"
 
 
 def milestones(total: int) -> list[int]:
@@ -120,13 +147,13 @@ def time_a_step(parts: dict[str, Any], loaders: build.Data, world: World) -> tup
     return timed[len(timed) // 2], kept
 
 
-def forward_flops(model: nn.Module, image: torch.Tensor) -> int:
-    """FLOPs of matrix products, convolutions and attention for one image."""
+def forward_flops(model: nn.Module, sample: torch.Tensor) -> int:
+    """FLOPs of matrix products, convolutions and attention for one image or window."""
     counter = FlopCounterMode(display=False)
     was_training = model.training
     model.eval()
     with torch.no_grad(), counter:
-        model(image)
+        model(sample)
     model.train(was_training)
     return int(counter.get_total_flops())
 

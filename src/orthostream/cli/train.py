@@ -1,4 +1,4 @@
-"""Train a classifier from a recipe into a run folder.
+"""Train a classifier or a language model from a recipe into a run folder.
 
 example:
   orthostream train vit_s_cifar10 connection=orthogonal data.source=cifar10/ --run-dir runs/vit_s
@@ -38,8 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_recipe(path: str, overrides: list[str]) -> Resolved:
-    """Load a recipe and check it against the models, connections and data sets that there are."""
-    return recipe.load(path, overrides, tables=build.TABLES)
+    """Load a recipe and check it against the models, connections and data sets that there are.
+
+    Raises:
+        UsageError: for values that are wrong by themselves, or sections that do not fit each other.
+    """
+    resolved = recipe.load(path, overrides, tables=build.TABLES)
+    build.check_fit(resolved.recipe)
+    return resolved
 
 
 def run(options: argparse.Namespace) -> int:

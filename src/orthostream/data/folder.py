@@ -67,24 +67,43 @@ def folder(*, source: str | None = None, image_size: int | None = None) -> Split
     ignored = Ignored()
     train, names = open_train(root / "train", ignored)
     evaluation, missing = _open_evaluation(root / evaluation_names[0], names, ignored)
-    size = checked_size(image_size, SIZE)
-    description = Description(
-        name="folder",
-        family="imagenet",
-        classes=tuple(printable(name) for name in names),
-        channels=3,
-        image_size=size,
-        patch_size=default_patch(size),
-        mean=MEAN,
-        std=STD,
-        eval_split=evaluation_names[0],
-    )
+    description = photographs("folder", names, image_size, evaluation_names[0])
     notes = ignored.notes()
     if missing:
         notes.append(f"{len(missing)} of {len(names)} classes have no image in {evaluation_names[0]}: {_some(missing)}")
     if len(evaluation_names) > 1:
         notes.append(f"evaluation uses {evaluation_names[0]}; not used: {', '.join(evaluation_names[1:])}")
     return Splits(train, evaluation, description, tuple(notes))
+
+
+def photographs(name: str, classes: Sequence[str], image_size: int | None, eval_split: str) -> Description:
+    """What a set of RGB photographs of any size is, whatever they are stored in.
+
+    Args:
+        name: of the data set, as in the table.
+        classes: their names, which may hold bytes that are no UTF-8.
+        image_size: pixels a side after the transforms; None for 224.
+        eval_split: the split that evaluations use.
+
+    Raises:
+        UsageError: for a size below 1.
+
+    Example:
+        >>> photographs("folder", ["cat", "dog"], None, "val").image_size
+        224
+    """
+    size = checked_size(image_size, SIZE)
+    return Description(
+        name=name,
+        family="imagenet",
+        classes=tuple(printable(each) for each in classes),
+        channels=3,
+        image_size=size,
+        patch_size=default_patch(size),
+        mean=MEAN,
+        std=STD,
+        eval_split=eval_split,
+    )
 
 
 def _subfolders(root: Path, source: str) -> set[str]:

@@ -1,7 +1,8 @@
-"""Webdataset shards for evaluation: tar files in which ``a.jpg`` lies beside ``a.cls`` or ``a.json``.
+"""Shards for evaluation: webdataset's tar files, in which ``a.jpg`` lies beside ``a.cls`` or ``a.json``, or parquet.
 
-A shard is indexed once, header by header, and its images are then read at their offsets: any order, any share, every
-image once. Webdataset itself streams, which cannot promise that to several processes.
+A tar file is indexed once, header by header, and its images are then read at their offsets: any order, any share, every
+image once. Webdataset itself streams, which cannot promise that to several processes. Parquet files, with columns
+``image`` and ``label``, have an index of their own.
 """
 
 import json
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from orthostream.data import hub
 from orthostream.data.decode import decode
-from orthostream.data.description import Description, checked_size, default_patch
 from orthostream.data.errors import DataError, printable
-from orthostream.data.folder import ENDINGS, EVALUATION_NAMES, MEAN, SIZE, STD
+from orthostream.data.folder import ENDINGS, EVALUATION_NAMES, photographs
+from orthostream.data.parquet import MissingColumnError, ParquetSet, split_names
 from orthostream.data.splits import Splits
 from orthostream.errors import needs_extra
 
@@ -30,8 +31,6 @@ with needs_extra("vision"):
 NUMBERED = re.compile(r"^(.*?)(\d+)\.tar$")
 BLOCK = 512
 SHOWN = 5
-# Of a hub's data set only these are fetched; its training shards are a hundred times as much.
-EVALUATION_PATTERNS = tuple(f"*{name}*.tar" for name in EVALUATION_NAMES)
 
 
 @dataclass(frozen=True)
@@ -112,74 +111,112 @@ _NO_TRAINING = (
 
 
 def shards(*, source: str | None = None, image_size: int | None = None) -> Splits:
-    """Webdataset shards: tar files of images with their class numbers, for evaluation.
+    """Images with their class numbers in tar or parquet files, for evaluation.
 
-    A sample is all files of one name up to the first dot: one image, and its class as text in ``.cls`` or as
-    ``label`` in ``.json``. Shards do not name their classes: there are taken to be as many as the largest number says,
-    named by their numbers.
+    In a tar file of webdataset a sample is all files of one name up to the first dot: one image, and its class as text
+    in ``.cls`` or as ``label`` in ``.json``. A parquet file has a column ``image``, of structs with the encoded
+    ``bytes``, and a column ``label``. Classes have the names that the metadata of parquet files tells; where nothing
+    names them there are taken to be as many as the largest label says, named by their numbers.
 
     Args:
-        source: one ``.tar`` file; a folder, of whose tar files those count that have ``val``, ``valid``,
-            ``validation`` or ``test`` in their names; or a hub id such as ``timm/imagenet-1k-wds``, of which those
-            files are downloaded.
+        source: one ``.tar`` or ``.parquet`` file; a folder, of whose files those count that are named after ``val``,
+            ``valid``, ``validation`` or ``test``, the first that is there, and tar files before parquet files, which
+            may also lie one folder below; or a hub id such as ``timm/imagenet-1k-wds``, of which those files are
+            downloaded.
         image_size: pixels a side after the transforms; 224 by default.
 
     Returns:
         The evaluation split, and a training split that refuses to be used.
 
     Raises:
-        DataError: naming the shard that is missing, cut or no such tar, and what to do.
+        DataError: naming the file that is missing, cut or of another kind, and what to do.
 
     Example:
         >>> shards(source="imagenet-1k-sample/wds").description.eval_split  # doctest: +SKIP
         'val'
 
-    Reference: the webdataset format, https://github.com/webdataset/webdataset
+    Reference: the webdataset format, https://github.com/webdataset/webdataset; the parquet files of the Hugging Face
+    data sets, https://huggingface.co/docs/datasets
     """
     if source is None:
-        raise DataError("data.source is missing; for shards it is a .tar file, a folder of them or a hub id")
+        raise DataError(
+            "data.source is missing; for shards it is a .tar or .parquet file, a folder of them or a hub id"
+        )
     files, split, notes = _files(source)
-    samples = ShardSet(files)
+    samples: ShardSet | ParquetSet
+    if files[0].suffix == ".parquet":
+        samples, classes = _of_parquet(files, source)
+        if classes is None:
+            notes = (*notes, f"{source} names no classes; as many are taken as the largest label says")
+    else:
+        samples, classes = ShardSet(files), None
     if not len(samples):
-        raise DataError(f"{source} holds no sample; expected tar files with images beside .cls or .json files")
-    size = checked_size(image_size, SIZE)
-    description = Description(
-        name="shards",
-        family="imagenet",
-        classes=tuple(str(number) for number in range(samples.num_classes)),
-        channels=3,
-        image_size=size,
-        patch_size=default_patch(size),
-        mean=MEAN,
-        std=STD,
-        eval_split=split,
+        raise DataError(
+            f"{source} holds no sample; expected tar files with images beside .cls or .json files, or parquet files "
+            "with rows"
+        )
+    return Splits(
+        NoTraining(), samples, photographs("shards", classes or numbered(samples.num_classes), image_size, split), notes
     )
-    return Splits(NoTraining(), samples, description, notes)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of classes that nothing names.
+
+    Example:
+        >>> numbered(3)
+        ('0', '1', '2')
+    """
+    return tuple(str(number) for number in range(count))
+
+
+def _of_parquet(files: Sequence[Path], source: str) -> tuple[ParquetSet, tuple[str, ...] | None]:
+    """The samples of parquet files, and the names of their classes where they tell them."""
+    try:
+        samples = ParquetSet(files)
+    except MissingColumnError as error:
+        raise DataError(
+            f"{error}. Evaluation reads 'image' and 'label'; a data set with columns of its own is given by its name: "
+            f"--data cifar10 --source {source}"
+        ) from error
+    return samples, samples.classes
 
 
 def _files(source: str) -> tuple[list[Path], str, tuple[str, ...]]:
-    """The shards that a source means, the split that they are, and notes."""
+    """The files that a source means, the split that they are, and notes."""
     path = Path(source).expanduser()
     notes: tuple[str, ...] = ()
     if path.is_file():
         return [path], path.stem, ()
     if not path.exists() and hub.is_hub_id(source):
-        path, notes = hub.download(source, "dataset", EVALUATION_PATTERNS)
+        # Only these: the training files of a data set are a hundred times as much.
+        path, notes = hub.download(source, "dataset", lambda names: _of_evaluation(names, source)[1])
     if not path.is_dir():
         raise DataError(
-            f"data.source {source!r} is no file, folder ({path.absolute()}) or hub id; expected a .tar file, a folder "
-            "of them, or a hub id such as timm/imagenet-1k-wds"
+            hub.no_such_place(source, "a .tar or .parquet file, a folder of them, or timm/imagenet-1k-wds, say")
         )
-    present = sorted(path.glob("*.tar"))
+    present = [found for pattern in ("*.tar", "*.parquet", "*/*.parquet") for found in path.glob(pattern)]
+    split, names = _of_evaluation([found.relative_to(path).as_posix() for found in present], str(path))
+    files = [path / name for name in names]
+    _refuse_gaps(files)
+    return files, split, notes
+
+
+def _of_evaluation(names: Sequence[str], source: str) -> tuple[str, list[str]]:
+    """The evaluation split among the files of a folder or repository, and its files: tar files before parquet files."""
+    tars = sorted(name for name in names if name.endswith(".tar") and "/" not in name)
     for split in EVALUATION_NAMES:
         word = re.compile(rf"(?:^|[-_.]){split}(?=[-_.\d])")
-        if found := [file for file in present if word.search(file.name)]:
-            _refuse_gaps(found)
-            return found, split, notes
-    names = ", ".join(file.name for file in present[:SHOWN]) or "none"
+        if found := [name for name in tars if word.search(name)]:
+            return split, found
+    for split in EVALUATION_NAMES:
+        if found := split_names(names, split, source):
+            return split, found
+    held = [name for name in sorted(names) if name.endswith((".tar", ".parquet"))]
     raise DataError(
-        f"{path} has no shard of an evaluation split, such as val-000000.tar; its tar files: {names}. "
-        "Give one of them as the source, or name them after their split"
+        f"{source} has no shard of an evaluation split, such as val-000000.tar or validation-00000-of-00001.parquet; "
+        f"its tar and parquet files: {', '.join(held[:SHOWN]) or 'none'}. Give one of them as the source, or name them "
+        "after their split"
     )
 
 
@@ -187,6 +224,7 @@ def _refuse_gaps(files: Sequence[Path]) -> None:
     """Shards are numbered; a number that is left out is a file that was not copied."""
     numbers: dict[str, set[int]] = {}
     for file in files:
+        # Parquet files say how many there are, which was checked.
         if match := NUMBERED.match(file.name):
             numbers.setdefault(match[1], set()).add(int(match[2]))
     for prefix, present in numbers.items():

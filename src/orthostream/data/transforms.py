@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from orthostream.data.description import Description, Family
+from orthostream.data.two_views import two_views
 from orthostream.errors import UsageError, needs_extra, unknown
 
 with needs_extra("vision"):
@@ -21,9 +22,10 @@ with needs_extra("vision"):
     from torchvision.transforms import InterpolationMode, v2
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
-# Who the images are for. "none" trains on what evaluation sees.
-Pipeline: TypeAlias = Literal["vit", "resnet", "none"]
-PIPELINES: tuple[Pipeline, ...] = ("vit", "resnet", "none")
+# Who the images are for: "cnn" are the post-activation networks, "twins" makes pairs of views, "none" trains on what
+# evaluation sees.
+Pipeline: TypeAlias = Literal["vit", "resnet", "cnn", "twins", "none"]
+PIPELINES: tuple[Pipeline, ...] = ("vit", "resnet", "cnn", "twins", "none")
 
 # Sides of the images as they are stored, and how far a crop may move at that size.
 SMALL = {"cifar": (32, 4), "digits": (8, 1)}
@@ -31,7 +33,10 @@ ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 CROP_RATIO = (0.75, 1.33)
 # torchvision's default, written to the last digit as there.
 USUAL_RATIO = (3 / 4, 4 / 3)
+USUAL_AREA = (0.08, 1.0)
 LARGEST_MAGNITUDE = 30
+# The shorter side before the centre crop of "cnn" and "twins", in units of the crop.
+MARGIN = 256 / 224
 # Beyond this, evaluation cuts the ends off before it resizes; the centre it keeps is the same.
 LONGEST_ASPECT = 16
 
@@ -56,6 +61,9 @@ def train_transform(
     mnist                     resize                                                      resize
     ========================  ==========================================================  ====================
 
+    ``cnn`` has the steps of ``resnet`` with other numbers, those in common use (arXiv:1512.03385, section 4.2;
+    arXiv:1409.4842, section 6): crops of small images pad by black, and resized crops keep 8 to 100 % of the area.
+
     Erasing follows the conversion to a tensor; normalisation is last everywhere. Crops of cifar pad by 4 pixels
     of reflection, of digits by 1 of black; digits are not flipped, since a mirrored 2 is none, and not coloured.
     Resized crops keep 80 to 100 % of the area (70 to 100 % for resnet). An image size other than the stored one
@@ -63,13 +71,14 @@ def train_transform(
 
     Args:
         description: of the data set.
-        pipeline: ``vit`` or ``resnet``, or ``none`` for the evaluation transform.
+        pipeline: ``vit``, ``resnet``, ``cnn``, ``twins`` (:func:`orthostream.data.two_views.two_views`) or ``none``
+            for the evaluation transform.
         randaugment_n: operations of RandAugment; 0 for none.
         randaugment_m: their magnitude, 0 to 30.
         random_erase: probability of erasing a rectangle with normal noise.
 
     Returns:
-        A function of a PIL image to float32 ``[channels, image_size, image_size]``.
+        A function of a PIL image to float32 ``[channels, image_size, image_size]``; of ``twins`` to two of these.
 
     Raises:
         UsageError: for values out of range, or RandAugment or erasing in a pipeline that has neither.
@@ -77,6 +86,8 @@ def train_transform(
     _check(description.family, pipeline, randaugment_n, randaugment_m, random_erase)
     if pipeline == "none":
         return evaluation_transform(description, pipeline)
+    if pipeline == "twins":
+        return two_views(description.image_size, [*_tensor(), *_normalise(description)])
     randaugment = [v2.RandAugment(randaugment_n, randaugment_m)] if randaugment_n else []
     erase = [v2.RandomErasing(random_erase, ERASED_AREA, ERASED_RATIO, value="random")] if random_erase else []
     colour = [v2.ColorJitter(0.4, 0.4, 0.4, 0.1)] if pipeline == "vit" else []
@@ -95,7 +106,7 @@ def evaluation_transform(description: Description, pipeline: Pipeline) -> Transf
     """The transform of evaluation images: no chance in it.
 
     Tiny ImageNet and ImageNet resize the shorter side to the image size (ImageNet: bicubic for ``vit``,
-    bilinear for the others) and keep the centre; small images stay whole.
+    bilinear for the others; to 256 / 224 of it for ``cnn`` and ``twins``) and keep the centre; small images stay whole.
 
     Args:
         description: of the data set.
@@ -112,7 +123,8 @@ def evaluation_transform(description: Description, pipeline: Pipeline) -> Transf
     if family in ("tiny_imagenet", "imagenet"):
         is_bicubic = family == "imagenet" and pipeline == "vit"
         how = InterpolationMode.BICUBIC if is_bicubic else InterpolationMode.BILINEAR
-        whole: list[Any] = [_shorten, v2.Resize(size, how), v2.CenterCrop(size)]
+        shorter = round(MARGIN * size) if pipeline in ("cnn", "twins") else size
+        whole: list[Any] = [_shorten, v2.Resize(shorter, how), v2.CenterCrop(size)]
     else:
         whole = _resize(family, size)
     return v2.Compose([*whole, *_tensor(), *_normalise(description)])
@@ -146,11 +158,13 @@ def _crops(description: Description, pipeline: Pipeline) -> list[Any]:
     if family in SMALL:
         stored, moved = SMALL[family]
         padding = max(1, round(moved * size / stored))
-        mode = "reflect" if family == "cifar" else "constant"
+        mode = "reflect" if family == "cifar" and pipeline != "cnn" else "constant"
         crop = v2.RandomCrop(size, padding=padding, padding_mode=mode)
         return [*_resize(family, size), crop, *([v2.RandomHorizontalFlip()] if family == "cifar" else [])]
     if family == "mnist":
         return _resize(family, size)
+    if pipeline == "cnn":
+        return [v2.RandomResizedCrop(size, USUAL_AREA, USUAL_RATIO), v2.RandomHorizontalFlip()]
     ratio = USUAL_RATIO if (family, pipeline) == ("imagenet", "resnet") else CROP_RATIO
     area = (0.8, 1.0) if pipeline == "vit" else (0.7, 1.0)
     return [v2.RandomResizedCrop(size, area, ratio), v2.RandomHorizontalFlip()]

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from orthostream import data
-from orthostream.data.description import Description, default_patch
-from orthostream.data.errors import printable
-from orthostream.data.folder import EVALUATION_NAMES, MEAN, STD, Ignored, open_train
+from orthostream.data.description import Description
+from orthostream.data.folder import EVALUATION_NAMES, Ignored, open_train, photographs
 from orthostream.data.hub import download, is_hub_id
-from orthostream.data.shards import NoTraining
+from orthostream.data.shards import NoTraining, numbered
 from orthostream.data.transforms import Transform, evaluation_transform
 from orthostream.errors import UsageError
 
@@ -129,17 +128,7 @@ def open_data(name: str, source: str | None, image_size: int) -> data.Splits:
     ignored = Ignored()
     # Every class must have an image here: the order of the folders is the order of the classes.
     images, names = open_train(split, ignored)
-    description = Description(
-        name="folder",
-        family="imagenet",
-        classes=tuple(printable(each) for each in names),
-        channels=3,
-        image_size=image_size,
-        patch_size=default_patch(image_size),
-        mean=MEAN,
-        std=STD,
-        eval_split=split.name,
-    )
+    description = photographs("folder", names, image_size, split.name)
     return data.Splits(NoTraining(), images, description, tuple(ignored.notes()))
 
 
@@ -176,7 +165,7 @@ def transform_of(published: Published, description: Description) -> tuple[Transf
 def check_fits(published: Published, description: Description) -> tuple[str, ...]:
     """Labels are indices into the model's classes; their number and the channels must be the model's.
 
-    Shards do not say how many classes there are, so they may end below the model's.
+    Shards that name no classes do not say how many there are, so their labels may end below the model's.
 
     Returns:
         Notes for the reader of the result.
@@ -185,7 +174,7 @@ def check_fits(published: Published, description: Description) -> tuple[str, ...
         UsageError: naming both numbers.
     """
     given, wanted = description.num_classes, len(published.classes)
-    is_counted = description.name != "shards"
+    is_counted = description.name != "shards" or description.classes != numbered(given)
     if given > wanted or (is_counted and given < wanted):
         held = f"{given} classes" if is_counted else f"labels up to {given - 1}"
         raise UsageError(

@@ -59,6 +59,8 @@ def write_hub_folder(folder: Path, card: Card) -> tuple[str, ...]:
         notes.append("how images are prepared is not known; give --data NAME or --preprocessor FILE, or add the file")
     if card.licence is None:
         notes.append("the licence is left open and marked in README.md; give --licence, or fill it in")
+    if card.evidence is not None and not card.is_evidence_checked:
+        notes.append("whether the runs are of this model is not known: its source holds no recipe to compare with")
     write_folder(folder, ortho_vit.to_hub(trained.weights, trained.architecture), config)
     if refusal is None:
         for name in (remote_code.CONFIGURATION, remote_code.MODELLING):

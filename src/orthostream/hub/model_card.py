@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orthostream import __version__, connections
+from orthostream import __version__, connections, recipe
 from orthostream.analysis.compare import Comparison
-from orthostream.analysis.runs import decisive_fields
+from orthostream.analysis.runs import Run, decisive_fields
+from orthostream.errors import UsageError
 from orthostream.layouts.architecture import Trained
 
 TO_FILL = "FILL IN BEFORE PUBLISHING"
@@ -16,6 +17,11 @@ CHOSEN = {"best": "the checkpoint with the best top-1 of its run", "average": "a
 
 # Of a recipe, what says something about a person's machine and nothing about the model.
 PRIVATE = ("data.source",)
+
+# Sections in which the recipe of a run must be that of the weights for its numbers to be theirs, and of these the
+# fields that say where and how fast it was computed.
+SHARED = ("model", "connection", "data")
+FREE = (*PRIVATE, "data.workers", "data.eval_batch_size", "model.gradient_checkpointing", "model.channels_last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,9 @@ class Card:
         evidence: runs whose numbers are shown.
         licence: identifier of the weights' licence; ``None`` leaves a marker.
         remote_refusal: why the folder holds no code for use without orthostream; ``None`` where it does.
+
+    Raises:
+        UsageError: where the evidence is of another model than this one, naming the fields that differ.
     """
 
     title: str
@@ -39,6 +48,16 @@ class Card:
     evidence: Comparison | None = None
     licence: str | None = None
     remote_refusal: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.evidence is not None and self.trained.recipe is not None:
+            for run in self.evidence.runs:
+                check_belongs(run, self.trained.recipe)
+
+    @property
+    def is_evidence_checked(self) -> bool:
+        """Whether the runs could be compared with how the weights were trained."""
+        return self.trained.recipe is not None
 
     def __str__(self) -> str:
         sections = [self._front, self._model, self._loading, self._golden, self._images, self._numbers, self._recipe]
@@ -151,6 +170,11 @@ class Card:
             "Of the runs below, as they were trained; mean and standard deviation (n - 1) over seeds, where there is "
             "more than one. The weights in this folder are of one run."
         )
+        if not self.is_evidence_checked:
+            yield (
+                "That these runs are of this model is the word of whoever exported it: its source holds no recipe to "
+                "compare with theirs."
+            )
         yield ""
         yield "| measure | setting | seeds | value | unit | each seed |"
         yield "| --- | --- | --- | --- | --- | --- |"
@@ -187,6 +211,32 @@ class Card:
             yield f"**{TO_FILL}**: the licence of these weights, here and as `license` at the top of this file."
         else:
             yield f"The weights are under `{_line(self.licence)}`."
+
+
+def check_belongs(run: Run, trained: Mapping[str, Any]) -> None:
+    """Refuse a run as evidence for weights of another model, connection or data set; seeds may differ.
+
+    Args:
+        run: whose numbers would be shown.
+        trained: the recipe that the weights were trained by.
+
+    Raises:
+        UsageError: naming the fields that differ, with the value of the weights first.
+    """
+    # Not `run.recipe`, which a plain YAML reader made: to it 1e-08 is a text.
+    changed = recipe.differences(recipe.from_dict(trained), recipe.load(run.folder / "recipe.yaml").recipe)
+    differing = [
+        line for line in changed if line.startswith(tuple(f"{each}." for each in SHARED)) and _field(line) not in FREE
+    ]
+    if differing:
+        raise UsageError(
+            f"the run {run.folder} is of another recipe than these weights ({'; '.join(differing)}), and its numbers "
+            "are not theirs; give runs of the same model, connection and data, whatever their seeds"
+        )
+
+
+def _field(line: str) -> str:
+    return line.partition(":")[0]
 
 
 def _loading_code(first: str, options: str) -> Iterator[str]:

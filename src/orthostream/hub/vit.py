@@ -259,7 +259,8 @@ class OrthoViTForImageClassification(OrthoViTPreTrainedModel):
         Returns:
             ``loss``, ``logits`` [batch, num_labels], and what was asked for.
         """
-        outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **options)
+        # The config may ask for tuples: of this model, not of the one inside.
+        outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **options)
         logits = self.classifier(outputs.last_hidden_state[:, 0])
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **options)
         return ImageClassifierOutput(

@@ -11,14 +11,11 @@ from torch import Tensor, nn
 from orthostream.connections import Choice, Connection
 from orthostream.errors import UsageError
 from orthostream.models.positions import Grid, ImageSize, patch_grid
-from orthostream.models.vit import Pool, ViT, vit_sites
+from orthostream.models.vit import FINAL_NORM_EPS, Pool, ViT, vit_sites
 from orthostream.models.vit_block import Block
 
 # A connection as `connections.create` takes it.
 Rule: TypeAlias = tuple[str, Mapping[str, Any]]
-
-# Of the norm in front of the classifier of our ViT.
-FINAL_NORM_EPS = 1e-5
 
 HALVES_OF_A_BLOCK = ("attn", "mlp")
 
@@ -89,7 +86,7 @@ class Architecture:
         """A new model of this architecture, on the CPU unless a ``torch.device`` context says otherwise."""
         sites = vit_sites(self.embed_dim, self.depth)
         choice: Choice = {site.name: rule for site, rule in zip(sites, self.rules, strict=True)}
-        model = ViT(
+        return ViT(
             num_classes=self.num_classes,
             connection=choice,
             image_size=self.image_size,
@@ -105,9 +102,8 @@ class Architecture:
             qk_norm=self.qk_norm,
             pool=self.pool,
             registers=self.registers,
+            final_norm_eps=self.final_norm_eps,
         )
-        cast(nn.LayerNorm, model.classifier[0]).eps = self.final_norm_eps
-        return model
 
     def template(self) -> dict[str, Tensor]:
         """Names and shapes of the weights, as tensors without memory."""

@@ -35,7 +35,7 @@ from orthostream.layouts.architecture import (
     needed,
 )
 from orthostream.models.authors_layout import EPS, from_authors, to_authors
-from orthostream.models.vit import ViT
+from orthostream.models.vit import FINAL_NORM_EPS, ViT
 from orthostream.recipe import ConnectionRecipe
 from orthostream.training.checkpoint import write_flushed
 
@@ -102,6 +102,11 @@ def write_file(path: Path, trained: Trained) -> tuple[str, ...]:
     torch.save(held, buffer)
     write_flushed(path, buffer.getvalue())
     notes = ["the state of the optimizer is left out"]
+    if architecture.final_norm_eps != FINAL_NORM_EPS:
+        notes.append(
+            f"the norm in front of the classifier has eps {architecture.final_norm_eps:g}, and theirs always "
+            f"{FINAL_NORM_EPS:g}; logits differ by what the comparison shows"
+        )
     if _heads_of_preset(flags, architecture.embed_dim, architecture.depth) != architecture.num_heads:
         notes.append(
             f"their flags name presets only, and this is none; read it with --num-heads {architecture.num_heads}"

@@ -29,10 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orthostream import connections
-from orthostream.errors import UsageError, unknown
-from orthostream.layouts.architecture import Architecture, Rule, Trained, check_weights
+from orthostream.errors import UsageError
+from orthostream.layouts.architecture import Architecture, Trained, check_weights
 from orthostream.layouts.cls_row import with_row, without_row
+from orthostream.layouts.residual_keys import keys_of, rule_of
 from orthostream.models.vit_block import BLOCK_NORM_EPS
 
 LAYOUT = "the ortho_vit layout"
@@ -56,7 +56,7 @@ END = re.compile(r"(begin|end)\..+")
 # Four names of one function, GELU in its tanh form.
 TANH_GELU = ("gelu_fast", "gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh")
 
-# What transformers assumes where a key of its ViT is absent, and Oh et al. where one of theirs is.
+# What transformers assumes where a key of its ViT is absent, and Oh et al. where their key of the norms is.
 DEFAULTS: dict[str, Any] = {
     "image_size": 224,
     "patch_size": 16,
@@ -68,18 +68,8 @@ DEFAULTS: dict[str, Any] = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
     "qkv_bias": True,
-    "residual_connection": "linear",
-    "residual_options": None,
-    "orthogonal_method": "feature",
-    "residual_connection_dim": -1,
-    "residual_eps": 1e-6,
-    "residual_perturbation": None,
     "elementwise_affine_ln": False,
 }
-
-# Channel is the word of files before 2025-10-01.
-METHODS = ("feature", "channel", "global")
-TOKEN_AXES = 3
 
 
 def from_hub(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Trained:
@@ -173,7 +163,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         depth=depth,
         num_heads=_value(config, "num_attention_heads"),
         hidden_features=_value(config, "intermediate_size"),
-        rules=(_rule_of(config),) * (2 * depth),
+        rules=(rule_of(config),) * (2 * depth),
         affine_norm=_value(config, "elementwise_affine_ln"),
         final_norm_eps=config.get("final_layer_norm_eps") or eps,
     )
@@ -216,56 +206,12 @@ def config_of(
         "qkv_bias": True,
         "encoder_stride": architecture.patch_size,
         "elementwise_affine_ln": architecture.affine_norm,
-        **_words_of(architecture.one_rule(LAYOUT)),
+        **keys_of(architecture.one_rule(LAYOUT), LAYOUT),
         "residual_perturbation": None,
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         "dtype": str(dtype).removeprefix("torch."),
     }
-
-
-def _rule_of(config: Mapping[str, Any]) -> Rule:
-    name, method = _value(config, "residual_connection"), _value(config, "orthogonal_method")
-    dim, options = _value(config, "residual_connection_dim"), dict(_value(config, "residual_options") or {})
-    if _value(config, "residual_perturbation") is not None:
-        raise UsageError(
-            f"residual_perturbation is {config['residual_perturbation']}; published models have null, since the noise "
-            "belongs to training. Set it to null in config.json"
-        )
-    name = "linear" if name == "identity" else name
-    if name not in connections.names():
-        raise UsageError(unknown("residual_connection", name, connections.names()))
-    if name != "orthogonal":
-        return name, options
-    if method not in METHODS:
-        raise UsageError(unknown("orthogonal_method", method, METHODS))
-    place = dim % TOKEN_AXES if -TOKEN_AXES <= dim < TOKEN_AXES else 0
-    if place == 0:
-        raise UsageError(
-            f"residual_connection_dim is {dim}; the axes of a stream [batch, tokens, features] are 1 and 2"
-        )
-    options["eps"] = _value(config, "residual_eps")
-    if place == 1:
-        options["dim"] = (1, 2) if method == "global" else 1
-    return name, options
-
-
-def _words_of(rule: Rule) -> dict[str, Any]:
-    name, options = rule[0], dict(rule[1])
-    words = {key: DEFAULTS[key] for key in ("orthogonal_method", "residual_connection_dim", "residual_eps")}
-    if name == "orthogonal":
-        words["residual_eps"] = options.pop("eps", words["residual_eps"])
-        dim = options.pop("dim", None)
-        axes = (-1,) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-        places = sorted(axis % TOKEN_AXES for axis in axes)
-        if places == [1, 2]:
-            words |= {"orthogonal_method": "global", "residual_connection_dim": 1}
-        elif places == [1]:
-            words["residual_connection_dim"] = 1
-        elif places != [2]:
-            raise UsageError(f"{LAYOUT} has no words for inner products over the axes {axes}; it has 1, 2 and (1, 2)")
-    # Absent where published files have no need of it, so that other readers of these files are not disturbed.
-    return {"residual_connection": name, **words, **({"residual_options": options} if options else {})}
 
 
 def _labels_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -10,16 +10,8 @@ from torch import Tensor
 from orthostream import __version__, build, models, recipe
 from orthostream.data.description import Description
 from orthostream.errors import UsageError
-from orthostream.layouts.architecture import (
-    FINAL_NORM_EPS,
-    Architecture,
-    Rule,
-    Trained,
-    check_weights,
-    image_of,
-    needed,
-)
-from orthostream.models.vit import ViT
+from orthostream.layouts.architecture import Architecture, Rule, Trained, check_weights, image_of, needed
+from orthostream.models.vit import FINAL_NORM_EPS, ViT
 from orthostream.recipe import ConnectionRecipe, DataRecipe, ModelRecipe, Recipe
 from orthostream.training import checkpoint as checkpoints
 from orthostream.training.checkpoint import Checkpoint
@@ -90,11 +82,6 @@ def write_checkpoint(folder: Path, trained: Trained) -> tuple[str, ...]:
     ]
     if trained.recipe is None:
         notes.append(f"no data set is known; the recipe says {chosen.data.name!r}, so give orthostream evaluate --data")
-    if trained.architecture.final_norm_eps != FINAL_NORM_EPS:
-        notes.append(
-            f"the last norm was made with eps {trained.architecture.final_norm_eps:g}; that of our ViT has "
-            f"{FINAL_NORM_EPS:g}, and logits differ by what the comparison shows"
-        )
     return tuple(notes)
 
 
@@ -149,6 +136,8 @@ def _recipe_for(architecture: Architecture) -> Recipe:
     }
     if architecture.layer_scale:
         options["layer_scale"] = 1.0
+    if architecture.final_norm_eps != FINAL_NORM_EPS:
+        options["final_norm_eps"] = architecture.final_norm_eps
     return Recipe(
         model=ModelRecipe(name="vit_s", options=options),
         connection=ConnectionRecipe(name=rule[0], options=dict(rule[1]), blocks=blocks),

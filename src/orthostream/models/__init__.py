@@ -4,15 +4,35 @@ from functools import partial
 from typing import Any
 
 from orthostream.connections import Choice
+from orthostream.models.barlow_twins import BarlowTwins, BarlowTwinsLoss
 from orthostream.models.base import Model
+from orthostream.models.basic_cnn import BasicCNN
+from orthostream.models.cifar_resnet import CifarResNet
 from orthostream.models.preact_resnet import PreActResNet
+from orthostream.models.torchvision_nets import TorchvisionNet
 from orthostream.models.vit import ViT
 from orthostream.registry import Entry, Registry
 
-__all__ = ["Model", "PreActResNet", "ViT", "create", "family", "names", "register", "table"]
+__all__ = [
+    "BarlowTwins",
+    "BarlowTwinsLoss",
+    "BasicCNN",
+    "CifarResNet",
+    "Model",
+    "PreActResNet",
+    "TorchvisionNet",
+    "ViT",
+    "create",
+    "family",
+    "names",
+    "register",
+    "table",
+]
 
 VIT_PAPER = "arXiv:2010.11929, section 3.1"
 RESNET_PAPER = "arXiv:1603.05027, section 3"
+CIFAR_RESNET_PAPER = "arXiv:1512.03385, section 4.2"
+ORTHOGONAL_GRADIENTS_PAPER = "arXiv:2202.07052, section 3"
 
 table: Registry[Model] = Registry(
     "model",
@@ -45,6 +65,51 @@ table: Registry[Model] = Registry(
             partial(PreActResNet, block="bottleneck", blocks_per_stage=(3, 8, 36, 3)),
             "pre-activation ResNet, 50 bottleneck blocks",
             RESNET_PAPER,
+        ),
+        "basic_cnn": Entry(BasicCNN, "three strided convolutions and a dense layer", ORTHOGONAL_GRADIENTS_PAPER),
+        "barlow_twins": Entry(
+            BarlowTwins, "two views of an image through one network, with a linear probe", "arXiv:2103.03230"
+        ),
+        "resnet20": Entry(
+            partial(CifarResNet, blocks_per_stage=(3, 3, 3)),
+            "post-activation ResNet for CIFAR, 9 blocks",
+            CIFAR_RESNET_PAPER,
+        ),
+        "resnet44": Entry(
+            partial(CifarResNet, blocks_per_stage=(7, 7, 7)),
+            "post-activation ResNet for CIFAR, 21 blocks",
+            CIFAR_RESNET_PAPER,
+        ),
+        "resnet18": Entry(
+            partial(TorchvisionNet, network="resnet18"), "torchvision's ResNet, 8 basic blocks", "arXiv:1512.03385"
+        ),
+        "resnet34": Entry(
+            partial(TorchvisionNet, network="resnet34"), "torchvision's ResNet, 16 basic blocks", "arXiv:1512.03385"
+        ),
+        "resnet50": Entry(
+            partial(TorchvisionNet, network="resnet50"),
+            "torchvision's ResNet, 16 bottleneck blocks",
+            "arXiv:1512.03385",
+        ),
+        "resnext50_32x4d": Entry(
+            partial(TorchvisionNet, network="resnext50_32x4d"),
+            "torchvision's ResNeXt, 16 blocks of 32 groups",
+            "arXiv:1611.05431",
+        ),
+        "wide_resnet50_2": Entry(
+            partial(TorchvisionNet, network="wide_resnet50_2"),
+            "torchvision's Wide ResNet, 16 bottleneck blocks of double width",
+            "arXiv:1605.07146",
+        ),
+        "densenet121": Entry(
+            partial(TorchvisionNet, network="densenet121"),
+            "torchvision's DenseNet, 58 dense layers, growth 32",
+            "arXiv:1608.06993",
+        ),
+        "densenet161": Entry(
+            partial(TorchvisionNet, network="densenet161"),
+            "torchvision's DenseNet, 78 dense layers, growth 48",
+            "arXiv:1608.06993",
         ),
     },
 )
@@ -81,7 +146,7 @@ def create(name: str, *, num_classes: int, connection: Choice = "linear", **opti
 
 
 def family(name: str) -> str:
-    """``vit`` or ``resnet``: what decides on the transforms of images.
+    """``vit``, ``resnet``, ``cnn`` or ``twins``: what decides on the transforms of images.
 
     Raises:
         UsageError: for an unknown name.

@@ -21,6 +21,8 @@ from orthostream.shapes import describe
 Pool: TypeAlias = Literal["token", "mean"]
 
 POSITION_STD = 0.02
+# Of the norm in front of the classifier, as torch and the authors' program have it; published models have 1e-6 there.
+FINAL_NORM_EPS = 1e-5
 
 
 class ViT(Model):
@@ -48,6 +50,7 @@ class ViT(Model):
         qk_norm: whether queries and keys are normed.
         pool: ``token`` classifies the cls token, ``mean`` the mean of the patch tokens.
         registers: how many learned tokens are appended (arXiv:2309.16588).
+        final_norm_eps: added to the variance in the norm in front of the classifier, above 0.
         dynamic_image_size: accept images of any size that patches fill, with positions resampled at each forward.
 
     Raises:
@@ -80,6 +83,7 @@ class ViT(Model):
         qk_norm: bool = False,
         pool: Pool = "token",
         registers: int = 0,
+        final_norm_eps: float = FINAL_NORM_EPS,
         dynamic_image_size: bool = False,
     ) -> None:
         super().__init__()
@@ -87,6 +91,9 @@ class ViT(Model):
         check_counts(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
         check_counts(registers=registers, at_least=0)
         check_fractions(mlp_dropout=mlp_dropout)
+        check_sizes(final_norm_eps=final_norm_eps)
+        if not final_norm_eps:
+            raise UsageError(f"final_norm_eps must be above 0, got {final_norm_eps!r}; 0 over 0 is no number")
         check_flags(gradient_checkpointing=gradient_checkpointing, affine_norm=affine_norm)
         check_flags(qk_norm=qk_norm, dynamic_image_size=dynamic_image_size)
         if pool not in get_args(Pool):
@@ -119,7 +126,7 @@ class ViT(Model):
             for block in range(depth)
         )
         self.end = wiring.end
-        self.classifier = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, num_classes))
+        self.classifier = nn.Sequential(nn.LayerNorm(embed_dim, eps=final_norm_eps), nn.Linear(embed_dim, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [batch, num_classes] of ``images`` [batch, in_channels, height, width].

@@ -59,9 +59,10 @@ class KernelError(RuntimeError):
 def choose(*operands: Tensor) -> Implementation:
     """The implementation for these operands.
 
-    In this order: the one that is forced; the formula, where a function transform needs it; plain PyTorch, where a
-    compiler is tracing, where the device is none that kernels run on, where a dtype is float64, or where an operand is
-    no plain tensor; kernels otherwise. An operation may add conditions on shapes.
+    In this order: where a compiler is tracing, the one that is forced, or else plain PyTorch; the formula, where a
+    function transform needs it, whatever is forced, since only the formula can be transformed; the one that is forced;
+    plain PyTorch, where the device is none that kernels run on, where a dtype is float64, or where an operand is no
+    plain tensor; kernels otherwise. An operation may add conditions on shapes.
 
     Raises:
         KernelError: where kernels are forced and cannot run on these operands.
@@ -69,10 +70,10 @@ def choose(*operands: Tensor) -> Implementation:
     if torch.compiler.is_compiling():
         # Blocks are for a cache that compiled loops use by themselves.
         return COMPILED if _forced is None or _forced.name == "blocked" else _forced
-    if _forced is not None and _forced.name != "triton":
-        return _forced
     if transforms_are_active():
         return TRANSFORMED
+    if _forced is not None and _forced.name != "triton":
+        return _forced
     device = operands[0].device
     if device.type == "cuda":
         choice = _on_cuda(device.index)

@@ -20,6 +20,7 @@ class ModelRecipe(Section):
         "num_classes": "comes with the data set",
         "in_channels": "comes with the data set",
         "image_size": "is set as data.image_size",
+        "context": "is set as data.context",
         "connection": "has a section of its own",
         "perturbation": "is set as connection.perturbation",
     }
@@ -71,11 +72,19 @@ class DataRecipe(Section):
 
     name: str = setting("digits", "which data set")
     source: str | None = setting(
-        None, "folder of parquet files, of the original archive or of classes, or a hub id; null: the set's own"
+        None,
+        "folder of parquet files, of the original archive or of classes, a hub id, or a text file; null: the set's own",
     )
     image_size: int | None = setting(None, "side of the images; null: the set's own", unit="pixels", at_least=1)
+    context: int | None = setting(None, "of a window of text; null: the set's own", unit="characters", at_least=1)
+    held_out: int = setting(0, "training images kept back from training", unit="images", at_least=0)
+    evaluate_on: Literal["official", "held_out"] = setting(
+        "official", "the set's own evaluation split, or the training images kept back"
+    )
+    mean: tuple[float, ...] | None = setting(None, "of each channel, for values in [0, 1]; null: the set's own")
+    std: tuple[float, ...] | None = setting(None, "likewise; images are divided by it", above=0)
     workers: int = setting(0, "loader processes of each rank; 0 loads in the training process", at_least=0)
-    eval_batch_size: int = setting(256, "evaluation batch of each rank", unit="images", at_least=1)
+    eval_batch_size: int = setting(256, "evaluation batch of each rank", unit="images or windows", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,9 @@ class AugmentRecipe(Section):
 
     section: ClassVar[str] = "augment"
 
-    pipeline: Literal["auto", "vit", "resnet", "none"] = setting("auto", "which transforms; auto: by the model")
+    pipeline: Literal["auto", "vit", "resnet", "cnn", "twins", "none"] = setting(
+        "auto", "which transforms; auto: by the model"
+    )
     randaugment_n: int = setting(0, "RandAugment operations an image; 0: off", at_least=0)
     randaugment_m: int = setting(0, "RandAugment magnitude", at_least=0, at_most=30)
     random_erase: float = setting(0.0, "chance to erase a rectangle of an image", at_least=0, at_most=1)
@@ -114,21 +125,56 @@ class OptimizerRecipe(Section):
 
     section: ClassVar[str] = "optimizer"
 
-    name: Literal["sgd", "adam", "adamw"] = setting("adam", "adam adds weight decay to the gradient, adamw does not")
+    name: Literal["sgd", "adam", "adamw", "lars"] = setting(
+        "adam", "adam adds weight decay to the gradient, adamw does not; lars adapts the rate of each layer"
+    )
     lr: float = setting(1e-3, "peak learning rate", above=0)
-    weight_decay: float = setting(0.0, "of all parameters", at_least=0)
+    weight_decay: float = setting(0.0, "of all parameters; lars: of weights", at_least=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "adam, adamw: decay of both averages", at_least=0, below=1)
-    momentum: float = setting(0.9, "sgd: momentum", at_least=0, below=1)
+    momentum: float = setting(0.9, "sgd, lars: momentum", at_least=0, below=1)
     nesterov: bool = setting(False, "sgd: Nesterov's form of momentum")
     eps: float = setting(1e-8, "adam, adamw: added to the denominator", at_least=0)
+    trust: float = setting(0.001, "lars: factor on the ratio of norms", above=0)
+    vector_lr: float = setting(1.0, "lars: share of the learning rate that biases and norms have", above=0)
+    orthogonalize: Literal["none", "weights", "paper", "conv", "muon", "timm"] = setting(
+        "none", "which gradients become their polar factor before the step; weights: of all layers"
+    )
+    normalize: Literal["none", "whole", "component"] = setting(
+        "none", "divide gradients by their norm instead: of the whole tensor, or of each component"
+    )
+    equal_length: bool = setting(False, "normalize: results are as long as polar factors, so that steps compare")
+    polar_method: str = setting("auto", "orthogonalize: how polar factors are computed")
+    polar_steps: int | None = setting(None, "orthogonalize: steps of an iteration; null: by accuracy", at_least=1)
+    polar_tol: float | None = setting(None, "orthogonalize: wanted accuracy; null: the method's own", above=0)
+    polar_completion: Literal["partial", "svd"] = setting(
+        "partial", "orthogonalize: directions without gradient stay zero, or are filled as an SVD does"
+    )
+    polar_precision: Literal["float32", "bfloat16", "float64"] = setting("float32", "orthogonalize: of the iteration")
+    scale: Literal["none", "muon", "moonlight", "spectral"] = setting(
+        "none", "orthogonalize: convention of a factor by shape"
+    )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.name == "sgd" and self.nesterov and not self.momentum:
             yield "nesterov", "needs optimizer.momentum above 0"
+        if self.orthogonalize != "none" and self.normalize != "none":
+            yield "normalize", "cannot stand with optimizer.orthogonalize; set one of them to none"
 
     def remarks(self) -> Iterator[tuple[str, str]]:
-        for name in ("betas", "eps") if self.name == "sgd" else ("momentum", "nesterov"):
-            yield name, f"has no effect with optimizer {self.name}"
+        used = {
+            "sgd": {"momentum", "nesterov"},
+            "adam": {"betas", "eps"},
+            "adamw": {"betas", "eps"},
+            "lars": {"momentum", "trust", "vector_lr"},
+        }
+        for name in ("betas", "eps", "momentum", "nesterov", "trust", "vector_lr"):
+            if name not in used[self.name]:
+                yield name, f"has no effect with optimizer {self.name}"
+        if self.normalize == "none":
+            yield "equal_length", "has no effect while optimizer.normalize is none"
+        if self.orthogonalize == "none":
+            for name in ("polar_method", "polar_steps", "polar_tol", "polar_completion", "polar_precision", "scale"):
+                yield name, "has no effect while optimizer.orthogonalize is none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +217,7 @@ class TrainRecipe(Section):
 
     epochs: int = setting(30, "length of the run", unit="epochs", at_least=1)
     max_steps: int | None = setting(None, "stop after so many optimizer steps, if that comes first", at_least=1)
-    batch_size: int = setting(128, "of a step, over all ranks and micro-batches", unit="images", at_least=1)
+    batch_size: int = setting(128, "of a step, over all ranks and micro-batches", unit="images or windows", at_least=1)
     accumulate: int = setting(1, "micro-batches of each rank in a step", at_least=1)
     clip_norm: float | None = setting(None, "largest L2 norm of the whole gradient; null: no clipping", above=0)
     amp: Literal["none", "bfloat16", "float16"] = setting("none", "autocast of the training forward")
@@ -205,6 +251,13 @@ class StatisticsRecipe(Section):
     section: ClassVar[str] = "statistics"
 
     interval: int | None = setting(None, "between samplings of the stream; null: off", unit="steps", at_least=1)
+    diagnostics: bool = setting(
+        False, "at the same steps: similarity of representations, temporarily dead parameters (arXiv:2202.07052)"
+    )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.diagnostics and self.interval is None:
+            yield "diagnostics", "needs statistics.interval, the steps at which they are taken"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +273,7 @@ class CheckpointRecipe(Section):
     keep_every_epochs: int | None = setting(
         None, "checkpoints at multiples of this stay for good; null: none", unit="epochs", at_least=1
     )
-    best: bool = setting(True, "the checkpoint with the best accuracy stays")
+    best: bool = setting(True, "the checkpoint with the best accuracy, or fewest bits per character, stays")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""Exact evaluation: each sample counts once, whatever the number of processes and the batch size."""
+"""Exact evaluation: each prediction counts once, whatever the number of processes and the batch size.
+
+A sample has one label, or one at each place of its tokens; each label is a prediction of its own.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,9 +14,12 @@ from torch.nn import functional
 from orthostream.errors import UsageError
 from orthostream.training.distributed import World
 
+# A label that neither loss nor counts look at: what fills the last window of a text.
+IGNORED = -100
+
 
 class EvaluationBatches(Protocol):
-    """Batches of one process, and how many samples all processes together must see."""
+    """Batches of one process, and how many predictions all processes together must make."""
 
     total: int
 
@@ -25,7 +31,7 @@ class Evaluation:
     """Counts and means over a whole split.
 
     Args:
-        n: samples counted.
+        n: predictions counted.
         top1: correct at first choice.
         top5: correct among the ``k`` likeliest classes.
         k: 5, or the number of classes where there are fewer.
@@ -42,7 +48,7 @@ class Evaluation:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Shares of samples that are correct, as fractions, under the keys of the log."""
+        """Shares of predictions that are correct, as fractions, under the keys of the log."""
         return {"acc@1": self.top1 / self.n, "acc@5": self.top5 / self.n}
 
     @property
@@ -62,6 +68,36 @@ class Evaluation:
         return plain | self.rates | ({} if self.confusion is None else {"per_class": self.per_class})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The value by which evaluations are judged.
+
+    Args:
+        key: its name in the log, behind ``val/``.
+        read: the value of an evaluation.
+        higher_is_better: the direction of progress.
+
+    Example:
+        >>> ACCURACY.is_better(0.7, than=0.6), ACCURACY.is_better(0.6, than=0.6)
+        (True, False)
+    """
+
+    key: str
+    read: Callable[[Evaluation], float]
+    higher_is_better: bool
+
+    def is_better(self, value: float, *, than: float) -> bool:
+        """Whether a value beats another one."""
+        return value > than if self.higher_is_better else value < than
+
+    def as_log(self, result: Evaluation, prefix: str = "val") -> dict[str, float]:
+        """The values of an evaluation under the keys of the log, this one among them."""
+        return result.as_log(prefix) | {f"{prefix}/{self.key}": self.read(result)}
+
+
+ACCURACY = Score(key="acc@1", read=lambda result: result.rates["acc@1"], higher_is_better=True)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -75,18 +111,19 @@ def evaluate(
     """Top-1, top-5 and mean cross entropy over a split.
 
     Args:
-        model: called on images, returns logits ``[batch, classes]``; left in the mode it was in.
+        model: called on images or tokens, returns logits ``[batch, classes]`` or ``[batch, classes, tokens]`` for
+            labels ``[batch]`` or ``[batch, tokens]``; left in the mode it was in.
         batches: the share of this process; shares are disjoint and together the whole split.
         world: the processes.
         with_confusion: also count predictions by true class.
         autocast_dtype: compute logits under autocast in this dtype; None: as the weights are.
-        on_batch: told the number of samples after each batch, for a progress bar.
+        on_batch: told the number of labels after each batch, for a progress bar.
 
     Returns:
         The same on every process.
 
     Raises:
-        UsageError: where the samples counted are not those of the split.
+        UsageError: where the predictions counted are not those of the split.
     """
     was_training = model.training
     model.eval()
@@ -95,23 +132,25 @@ def evaluate(
     confusion: Tensor | None = None
     k = 0
     try:
-        for images, labels in batches:
-            images = images.to(world.device, non_blocking=True)
+        for inputs, labels in batches:
+            inputs = inputs.to(world.device, non_blocking=True)
             labels = labels.to(world.device, non_blocking=True)
             with torch.autocast(world.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                logits = model(images)
+                logits = model(inputs)
             logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
             k = min(5, logits.shape[1])
             hits = logits.topk(k, dim=1).indices == labels[:, None]
-            counts += torch.stack([torch.full_like(counts[0], len(labels)), hits[:, 0].sum(), hits.sum()])
-            loss_sum += functional.cross_entropy(logits.double(), labels, reduction="sum")
+            is_counted = labels != IGNORED
+            counts += torch.stack([is_counted.sum(), hits[:, 0].sum(), hits.sum()])
+            loss_sum += functional.cross_entropy(logits.double(), labels, reduction="sum", ignore_index=IGNORED)
             if with_confusion:
                 classes = logits.shape[1]
                 if confusion is None:
                     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=world.device)
-                confusion += torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
+                pairs = (labels * classes + logits.argmax(1))[is_counted]
+                confusion += torch.bincount(pairs, minlength=classes * classes)
             if on_batch is not None:
-                on_batch(len(labels))
+                on_batch(labels.numel())
     finally:
         model.train(was_training)
     return _gathered(counts, loss_sum, confusion, world, world.largest(k), batches.total, with_confusion)
@@ -130,7 +169,7 @@ def _gathered(
     if n != expected:
         raise UsageError(f"evaluation saw {n} samples of a split of {expected}; the loaders' shares are wrong")
     if n == 0:
-        raise UsageError("the evaluation split is empty; name a source that has images")
+        raise UsageError("the evaluation split is empty; name a source that has samples")
     table = None
     if with_confusion:
         # A process without any sample does not know the number of classes.

@@ -105,10 +105,12 @@ class Bar:
 SHOWN = {
     "train/loss": "loss {:.4f}",
     "train/lr": "lr {:.3g}",
-    "train/samples_per_sec": "{:.0f} images/s",
+    "train/samples_per_sec": "{:.0f} samples/s",
     "val/loss": "val loss {:.4f}",
     "val/acc@1": "val acc@1 {:.2%}",
+    "val/bits_per_char": "val bits per character {:.4f}",
     "val_average/acc@1": "averaged weights {:.2%}",
+    "val_average/bits_per_char": "averaged weights, bits per character {:.4f}",
 }
 
 

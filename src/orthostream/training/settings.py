@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from orthostream.training.evaluate import ACCURACY, Score
+
 Micro = tuple[Tensor, Tensor]
 
 
@@ -61,7 +63,8 @@ class Settings:
         save_every_steps, save_every_epochs: between checkpoints.
         keep: newest checkpoints that stay.
         keep_every_epochs: checkpoints at multiples of this many epochs stay for good.
-        keep_best: the checkpoint with the best accuracy stays.
+        keep_best: the checkpoint with the best score stays.
+        score: the value of an evaluation that says which one is the best.
     """
 
     epochs: int
@@ -79,6 +82,7 @@ class Settings:
     keep: int = 2
     keep_every_epochs: int | None = None
     keep_best: bool = True
+    score: Score = ACCURACY
 
     @property
     def total_steps(self) -> int:
@@ -97,7 +101,7 @@ class Position:
         step_in_epoch: optimizer steps of it that are done.
         skipped: steps that the float16 scaler skipped; the schedule does not count them.
         skipped_in_a_row: of these, the newest run without a success between.
-        best: accuracy, place and checkpoint of the best evaluation.
+        best: score, place and checkpoint of the best evaluation.
         milestones: names of checkpoints that stay for good.
         seconds: time spent in training.
     """

@@ -76,7 +76,7 @@ class Gradient:
         loss: mean over the micro-batches of this process.
         norm: global L2 norm of the gradient before clipping.
         correct: correct at first choice, where labels are class numbers.
-        seen: samples that ``correct`` counts.
+        seen: labels that ``correct`` counts; batches of training hold none that is ignored.
     """
 
     loss: Tensor
@@ -96,7 +96,7 @@ class Stepper:
     Args:
         model: what is called, possibly compiled and wrapped for DDP.
         optimizer: its step.
-        criterion: ``(logits, targets) -> loss``, a mean over samples.
+        criterion: ``(logits, targets) -> loss``, a mean over labels; classes are axis 1 of the logits.
         mix: mixes samples and labels on the device; None for none.
         device: where.
         accumulate: micro-batches a step.
@@ -147,7 +147,7 @@ class Stepper:
             if self.mix is None:
                 hits = (logits.detach().argmax(1) == labels).sum()
                 correct = hits if correct is None else correct + hits
-                seen += len(labels)
+                seen += labels.numel()
         self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
@@ -165,7 +165,8 @@ class Stepper:
     def update(self, lr: float) -> bool:
         """Apply the gradient; False where the float16 scaler skipped the step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            # A group may have its own share of the scheduled rate.
+            group["lr"] = lr * group.get("lr_share", 1.0)
         if self.scaler.is_enabled():
             scale = self.scaler.get_scale()
             self.scaler.step(self.optimizer)

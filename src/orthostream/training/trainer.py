@@ -242,17 +242,18 @@ class Trainer:
             hook.evaluation()
         # DDP aligns buffers at the next forward only; until then each rank has batch statistics of its own.
         self.world.copy_from_main(self.model.buffers())
-        values = evaluate(self.model, self.evaluation_batches, self.world).as_log()
+        score = self.settings.score
+        values = score.as_log(evaluate(self.model, self.evaluation_batches, self.world))
         if self.average is not None:
             with self.average.in_place_of_weights():
-                values |= evaluate(self.model, self.evaluation_batches, self.world).as_log("val_average")
+                values |= score.as_log(evaluate(self.model, self.evaluation_batches, self.world), "val_average")
         mean_loss = self.world.mean(self.meters.epoch_loss) / max(1, self.meters.epoch_steps)
         values = {"train/epoch_loss": float(mean_loss), **values}
         self.records.write("epoch", place.step, place.epoch, values)
         self.progress.values(place.step, place.epoch, values)
         self.final = values
-        judged = "val_average/acc@1" if self.average is not None else "val/acc@1"
-        if place.best and values[judged] <= place.best[judged]:
+        judged = f"{'val' if self.average is None else 'val_average'}/{score.key}"
+        if place.best and not score.is_better(values[judged], than=place.best[judged]):
             return False
         name = checkpoints.name_of(place.step, place.epoch + 1)
         place.best = {judged: values[judged], "epoch": place.epoch, "step": place.step, "checkpoint": name}

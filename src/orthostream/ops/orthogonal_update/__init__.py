@@ -1,7 +1,8 @@
 """The orthogonal residual update: the public function picks an implementation, which never changes the result.
 
-``reference.py`` is the formula; ``closed_form.py`` the same with a backward that keeps less, and ``triton.py`` the
-same as fused kernels, both behind ``autograd.py``, or ``registered.py`` where a compiler must not look inside.
+``reference.py`` is the formula; ``closed_form.py`` the same with a backward that keeps less, ``blocked.py`` that on a
+CPU, some vectors at a time, and ``triton.py`` that as fused kernels: all three behind ``autograd.py``, and the kernels
+behind ``registered.py`` where a compiler must not look inside.
 """
 
 import torch
@@ -103,8 +104,9 @@ def orthogonal_update(
 def implementation(x: Tensor, update: Tensor, dim: Axes = -1) -> Implementation:
     """Which implementation :func:`orthogonal_update` takes for these operands, and why.
 
-    The environment variable ``ORTHOSTREAM_IMPLEMENTATION`` (``reference``, ``closed_form`` or ``triton``) forces one
-    for a process, :func:`orthostream.ops.forced` for a block of code.
+    The environment variable ``ORTHOSTREAM_IMPLEMENTATION`` (``reference``, ``closed_form``, ``blocked`` or
+    ``triton``) forces one for a process, :func:`orthostream.ops.forced` for a block of code. Under a function transform
+    the formula runs whatever is forced.
 
     Args:
         x: stream.

@@ -41,7 +41,7 @@ def layout(shape: Sequence[int], strides: Sequence[int], dim: Axes) -> Layout | 
         >>> layout((8, 64, 7, 7), (3136, 1, 448, 64), 1)
         Layout(outer=392, length=64, inner=1)
     """
-    axes = {axis % len(shape) for axis in ((dim,) if isinstance(dim, int) else dim)}
+    axes = _counted_from_first(dim, len(shape))
     # Axes of size one lie nowhere in particular.
     places = [axis for axis in range(len(shape)) if shape[axis] > 1]
     if is_dense(shape, strides):
@@ -80,7 +80,7 @@ def in_layout_of(tensor: Tensor, model: Tensor) -> Tensor:
 
 def coefficients_like(x: Tensor, dim: Axes, dtype: torch.dtype) -> Tensor:
     """Place for one number a vector, in the order of memory in which the vectors of a dense ``x`` lie."""
-    axes = {axis % x.ndim for axis in ((dim,) if isinstance(dim, int) else dim)}
+    axes = _counted_from_first(dim, x.ndim)
     sizes = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
     strides, expected = [0] * x.ndim, 1
     # Of two axes with equal strides, one has size one.
@@ -88,3 +88,8 @@ def coefficients_like(x: Tensor, dim: Axes, dtype: torch.dtype) -> Tensor:
         strides[axis] = expected
         expected = expected * sizes[axis]
     return torch.empty_strided(sizes, strides, dtype=dtype, device=x.device)
+
+
+def _counted_from_first(dim: Axes, ndim: int) -> set[int]:
+    """Axes as places from 0 on, negative ones too."""
+    return {axis % ndim for axis in ((dim,) if isinstance(dim, int) else dim)}

@@ -1,0 +1,121 @@
+"""Polar factors from decompositions: exact up to rounding."""
+
+from dataclasses import dataclass
+from typing import Literal, Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+from orthostream.optim.products import multiply
+
+Completion: TypeAlias = Literal["partial", "svd"]
+
+# The smallest number that a root is taken of; eigenvalues of nonzero matrices come scaled and are far above it.
+TINY = 1e-30
+
+
+def cutoff(dtype: torch.dtype, side: int) -> float:
+    """Singular values up to this share of the largest are rounding: ``4 eps sqrt(m)``.
+
+    A matrix whose entries are rounded to eps differs from the exact one by a matrix of random signs, whose norm is
+    at most ``2 eps sqrt(m)`` of its own for a smaller side m.
+
+    Args:
+        dtype: that entries were computed in.
+        side: m.
+
+    Example:
+        >>> f"{cutoff(torch.float32, 64):.1e}"
+        '3.8e-06'
+    """
+    return 4 * torch.finfo(dtype).eps * side**0.5
+
+
+def lowest_eigenvalue(dtype: torch.dtype, side: int) -> float:
+    """Eigenvalues of a float64 Gram matrix up to this share of the largest are rounding, of the matrix or their own.
+
+    Args:
+        dtype: that entries of the matrix were computed in.
+        side: the smaller one.
+    """
+    return max(cutoff(dtype, side) ** 2, cutoff(torch.float64, side))
+
+
+def svd_factor(matrix: Tensor, completion: Completion) -> Tensor:
+    """``U V^T`` of the thin singular value decomposition ``U S V^T``.
+
+    Args:
+        matrix: [count, rows, columns], float32 or float64.
+        completion: ``svd`` takes all singular directions, so that all ``min(rows, columns)`` singular values of the
+            result are 1, whatever LAPACK finds in the null space; ``partial`` those above :func:`cutoff`. A zero
+            matrix gives zero in both.
+
+    Returns:
+        [count, rows, columns], NaN where a matrix is not finite.
+
+    Reference:
+        Tuddenham et al., arXiv:2202.07052, section 2.
+    """
+    # LAPACK refuses NaN, and answers Inf with a finite result.
+    finite = _finite(matrix)
+    u, values, vh = torch.linalg.svd(torch.where(finite, matrix, 0), full_matrices=False)
+    share = cutoff(matrix.dtype, values.shape[-1])
+    largest = values[..., :1]
+    kept = values > share * largest if completion == "partial" else (largest > 0).expand_as(values)
+    return torch.where(finite, torch.bmm(u * kept.to(u.dtype).unsqueeze(-2), vh), torch.nan)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues and eigenvectors of Gram matrices S = V diag(values) V^T.
+
+    Args:
+        values: [count, m], ascending.
+        vectors: V [count, m, m].
+        finite: whether S was finite [count, 1, 1].
+    """
+
+    values: Tensor
+    vectors: Tensor
+    finite: Tensor
+
+    @classmethod
+    def of(cls, gram: Tensor) -> Self:
+        """Of Gram matrices [count, m, m]."""
+        finite = _finite(gram)
+        if gram.shape[-1] == 1:
+            return cls(gram[..., 0], torch.ones_like(gram), finite)
+        # LAPACK refuses NaN.
+        values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
+        return cls(values, vectors, finite)
+
+    def cut_root(self, lowest: float) -> Tensor:
+        """``S^(-1/2)`` without the directions whose eigenvalue is up to ``lowest`` times the largest [count, m, m].
+
+        Zero for a zero matrix, NaN for one that is not finite.
+        """
+        kept = self.values > lowest * self.values[:, -1:]
+        return self._root(torch.where(kept, self.values.clamp_min(TINY) ** -0.25, 0))
+
+    def fading_root(self, lowest: float) -> Tensor:
+        """``max(S, lowest ||S||)^(-1/2)`` [count, m, m]: smaller singular values fade out in proportion."""
+        return self._root(self.values.maximum(lowest * self.values[:, -1:]).clamp_min(TINY) ** -0.25)
+
+    def rounding_error(self, lowest: float) -> Tensor:
+        """By how much rounding changes the polar factor, root mean square over its singular directions [count].
+
+        An eigenvalue v is computed to ``eps ||S||``, a singular value of the factor therefore to the share
+        ``eps ||S|| / (2 v)``. Directions with eigenvalues below ``lowest ||S||`` are left out.
+        """
+        largest = self.values[:, -1:]
+        share = torch.finfo(self.values.dtype).eps / 2 * largest / self.values
+        return torch.where(self.values > lowest * largest, share, 0).square().mean(-1).sqrt()
+
+    def _root(self, quarter_roots: Tensor) -> Tensor:
+        half = self.vectors * quarter_roots.unsqueeze(-2)
+        return torch.where(self.finite, multiply(half, half.mT), torch.nan)
+
+
+def _finite(stack: Tensor) -> Tensor:
+    """Which matrices of a stack are finite [count, 1, 1]."""
+    return torch.linalg.vector_norm(stack, ord=torch.inf, dim=(-2, -1), keepdim=True).isfinite()
