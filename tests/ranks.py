@@ -14,6 +14,10 @@ import torch.distributed as dist
 
 from orthostream.training.distributed import World
 
+# The first backward pass of a process starts threads of autograd. Where torch.export ran before it, processes that are
+# forked later wait for them for ever.
+torch.ones((), requires_grad=True).backward()
+
 
 def on_ranks(size: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What ``function(world, *arguments)`` returns on each of ``size`` ranks, in order.

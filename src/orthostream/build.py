@@ -15,6 +15,8 @@ from orthostream.analysis import Recording
 from orthostream.analysis.diagnostics import Diagnostics, Listeners
 from orthostream.connections import Choice
 from orthostream.connections.switching import StepSwitch
+from orthostream.data.decode import Decoding
+from orthostream.data.decoded_by import decoded_by
 from orthostream.data.description import Description
 from orthostream.data.held_out import hold_out, normalised_by
 from orthostream.data.loader import EvalLoader, TrainLoader
@@ -161,6 +163,7 @@ def build_data(recipe: Recipe, world: World) -> Data:
         world_size=world.size,
         workers=chosen.workers,
         pin_memory=on_cuda,
+        on_bad_image=chosen.on_bad_image,
     )
     return Data(splits.description, train, build_evaluation(recipe, splits, world), tuple(splits.notes))
 
@@ -186,6 +189,7 @@ def open_images(recipe: DataRecipe) -> data.Splits:
         UsageError: where the data set is not there, or cannot be divided or normalised so.
     """
     splits = data.load(recipe.name, recipe.source, recipe.image_size)
+    splits = decoded_by(splits, Decoding(recipe.apply_rotation, recipe.most_pixels))
     return hold_out(normalised_by(splits, recipe.mean, recipe.std), recipe.held_out, recipe.evaluate_on)
 
 

@@ -128,11 +128,12 @@ def test_a_signal_ends_it_with_what_was_found_so_far(number, code, source, tmp_p
 
 
 def test_the_real_command_leaves_no_process_behind_when_it_is_interrupted(tmp_path):
-    root = tmp_path / "source"
+    root, held = tmp_path / "source", BytesIO()
+    Image.effect_noise((1500, 1500), 50).save(held, "PNG")
     for folder in ("train/a", "train/b", "val/a"):
         (root / folder).mkdir(parents=True)
         for number in range(40):
-            Image.effect_noise((700, 700), 50).save(root / folder / f"{number}.png")
+            (root / folder / f"{number}.png").write_bytes(held.getvalue())
     process = subprocess.Popen(
         command("data", "check", root, "--out", tmp_path / "out", "--workers", "2"),
         env=ENVIRONMENT,

@@ -9,7 +9,7 @@ from orthostream.registry import Registry
 
 
 def test_names():
-    assert data.names() == ["digits", "cifar10", "cifar100", "folder", "shards"]
+    assert data.names() == ["digits", "cifar10", "cifar100", "folder", "shards", "text"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

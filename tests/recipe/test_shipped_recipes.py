@@ -3,10 +3,10 @@
 import pytest
 
 from locations import REPOSITORY
-from orthostream import connections, models
+from orthostream import build, connections
 from orthostream.recipe import Recipe, Resolved, load, names
 
-TABLES = {"model": models.table, "connection": connections.table}
+TABLES = {name: build.TABLES[name] for name in ("model", "connection")}
 VIT = {
     "optimizer.name": "adam",
     "schedule.kind": "cosine",

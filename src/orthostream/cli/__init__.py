@@ -24,7 +24,8 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 2 for a mistake of the caller, whose message says what to do."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Not list(...): once the verb of that name is imported, it stands in this module.
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
     parser = argparse.ArgumentParser(
         prog="orthostream",
         description="The residual stream of deep networks: train, compare, look.",

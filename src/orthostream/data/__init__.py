@@ -44,7 +44,10 @@ table: Registry[Splits | TextSplits] = Registry(
             cifar100, "32x32 RGB, 100 fine classes, 50,000 + 10,000: parquet, hub or archive", "Krizhevsky, 2009"
         ),
         "folder": Entry(folder, "your images: source/train/<class>/<image> and source/val/<class>/<image>"),
-        "shards": Entry(shards, "webdataset shards, for evaluation: images with .cls or .json in tar files, or hub id"),
+        "shards": Entry(
+            shards,
+            "for evaluation: images with labels in tar (webdataset) or parquet files, a folder of them, or hub id",
+        ),
         "text": Entry(text, "a text by characters, from a UTF-8 file: nine tenths to train on, the last to evaluate"),
     },
 )

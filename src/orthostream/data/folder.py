@@ -111,7 +111,7 @@ def _subfolders(root: Path, source: str) -> set[str]:
     if not root.is_dir():
         what = "a file" if root.exists() else f"no folder ({root.absolute()})"
         raise DataError(f"data.source {source!r} is {what}; expected a folder that holds train/ and val/")
-    return {entry.name for entry in _entries(root) if entry.is_dir()}
+    return {entry.name for entry in _entries(root) if is_folder(entry)}
 
 
 def open_train(split: Path, ignored: Ignored) -> tuple[ImageFileSet, list[str]]:
@@ -159,7 +159,7 @@ def _class_folders(split: Path, ignored: Ignored) -> list[str]:
     for entry in _entries(split):
         if entry.name.startswith("."):
             ignored.hidden.append(printable(entry.path))
-        elif entry.is_dir():
+        elif is_folder(entry):
             names.append(entry.name)
         else:
             ignored.no_images.append(printable(entry.path))
@@ -174,7 +174,7 @@ def _images_below(split: Path, name: str, ignored: Ignored) -> list[str]:
         for entry in _entries(waiting.pop()):
             if entry.name.startswith("."):
                 ignored.hidden.append(printable(entry.path))
-            elif entry.is_dir():
+            elif is_folder(entry):
                 # A link may lead back up, and a walk that follows it would not end.
                 if entry.is_symlink():
                     ignored.links.append(printable(entry.path))
@@ -185,6 +185,14 @@ def _images_below(split: Path, name: str, ignored: Ignored) -> list[str]:
             else:
                 ignored.no_images.append(printable(entry.path))
     return sorted(found)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; a link that leads back to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:

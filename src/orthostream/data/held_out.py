@@ -68,11 +68,11 @@ def hold_out(splits: Splits, count: int, evaluate_on: EvaluateOn = "official") -
     """
     if evaluate_on == "held_out" and count == 0:
         raise UsageError("data.evaluate_on is held_out and data.held_out is 0; say how many images are kept back")
+    if count == 0:
+        return splits
     total = len(splits.train)
     if count >= total:
         raise DataError(f"data.held_out={count} leaves none of the {total} training images to train on")
-    if count == 0:
-        return splits
     order = sorted(range(total), key=lambda index: key(SPLIT_SEED, "split", index))
     back, kept = sorted(order[:count]), sorted(order[count:])
     note = f"{count:,} of {total:,} training images are held out by a fixed hash of their index"

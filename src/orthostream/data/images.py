@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from orthostream.data.decode import Mode, decode
+from orthostream.data.decode import USUAL, Mode, decode
 from orthostream.data.errors import DataError, printable
 from orthostream.errors import needs_extra
 
@@ -83,7 +83,7 @@ class ImageFileSet:
     """
 
     def __init__(self, root: Path, paths: Sequence[str], labels: Tensor, num_classes: int, mode: Mode = "RGB") -> None:
-        self.root, self.mode = root, mode
+        self.root, self.mode, self.decoding = root, mode, USUAL
         # One array instead of a million strings: counting references would copy their pages into each worker.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
         self.labels = checked_labels(labels, num_classes, str(root))
@@ -96,7 +96,7 @@ class ImageFileSet:
         return self.root / os.fsdecode(bytes(self._paths[index]))
 
     def image(self, index: int) -> Image.Image:
-        return decode(self.path(index), self.mode, self.where(index))
+        return decode(self.path(index), self.mode, self.where(index), self.decoding)
 
     def label(self, index: int) -> int:
         return int(self.labels[index])

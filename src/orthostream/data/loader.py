@@ -3,10 +3,10 @@
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from orthostream.data.keys import key
 from orthostream.data.sampler import EpochBatches, EvalShard
 from orthostream.data.transforms import Transform
 from orthostream.errors import UsageError
+
+# What a loader does about a training image that cannot be read. Evaluation always stops.
+OnBadImage: TypeAlias = Literal["stop", "skip"]
+# Of the training images, as many as one may skip.
+SKIPPED_SHARE = 0.001
 
 # Images and labels.
 Micro: TypeAlias = tuple[Tensor, Tensor]
@@ -33,6 +38,15 @@ class Failure:
 
     message: str
     details: str
+    is_unreadable: bool = False
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A sample in the place of others that could not be read, with their failures by index."""
+
+    sample: Sample
+    failures: dict[int, str]
 
 
 class TrainLoader:
@@ -55,6 +69,9 @@ class TrainLoader:
         workers: processes that load; 0 loads in this one.
         pin_memory: for faster copies to a CUDA device.
         timeout: seconds to wait for a batch of the workers.
+        on_bad_image: ``stop``, or ``skip``: an image that cannot be read is replaced by the next one that can, with the
+            augmentation of its own place; it is told on the error stream, and one more than a thousandth of the images
+            stops.
 
     Raises:
         UsageError: where the batch does not divide.
@@ -74,11 +91,15 @@ class TrainLoader:
         workers: int = 0,
         pin_memory: bool = False,
         timeout: float = 600,
+        on_bad_image: OnBadImage = "stop",
     ) -> None:
+        self.skipped: dict[int, str] = {}
         self.batches = EpochBatches(
             len(dataset), seed=seed, batch_size=batch_size, accumulate=accumulate, rank=rank, world_size=world_size
         )
-        self._samples = _AugmentedSamples(dataset, transform, seed)
+        # One more than may be skipped is enough to know that there are too many.
+        tries = 1 + int(SKIPPED_SHARE * len(dataset)) if on_bad_image == "skip" else 0
+        self._samples = _AugmentedSamples(dataset, transform, seed, tries)
         self._plan = _EpochPlan(self.batches)
         self._options = _loader_options(workers, pin_memory, timeout)
         self._loader: DataLoader[Any] | None = None
@@ -125,13 +146,26 @@ class TrainLoader:
             )
         self._plan.epoch, self._plan.start_step = epoch, start_step
         self._iteration = iter(self._loader)
-        micros = _checked(self._iteration)
+        micros = _checked(self._iteration, self._skip)
         try:
             while step := tuple(islice(micros, self.batches.accumulate)):
                 yield step
         except DataError:
             self._loader = self._iteration = None
             raise
+
+    def _skip(self, failures: dict[int, str]) -> None:
+        """Tell images that were skipped, each once; too many of them are an error."""
+        for index, message in failures.items():
+            if index not in self.skipped:
+                self.skipped[index] = message
+                print(f"note: skipped, {len(self.skipped)} so far: {message}", file=sys.stderr, flush=True)
+        allowed = int(SKIPPED_SHARE * self.size)
+        if len(self.skipped) > allowed:
+            raise DataError(
+                f"{len(self.skipped)} of {self.size} training images cannot be read, and data.on_bad_image=skip allows "
+                f"{allowed}; the last one: {message}. Find them all with: orthostream data check SOURCE"
+            )
 
 
 class EvalLoader:
@@ -189,14 +223,23 @@ class _EpochPlan:
         return self.batches.micro_batches(self.epoch, self.start_step)
 
 
-class _AugmentedSamples(Dataset[Sample | Failure]):
+class _AugmentedSamples(Dataset[Sample | Failure | Replaced]):
     """Samples by (epoch, index), each augmented with a generator of its own."""
 
-    def __init__(self, images: ImageSet, transform: Transform, seed: int) -> None:
-        self.images, self.transform, self.seed = images, transform, seed
+    def __init__(self, images: ImageSet, transform: Transform, seed: int, tries: int = 0) -> None:
+        self.images, self.transform, self.seed, self.tries = images, transform, seed, tries
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample | Failure:
+    def __getitem__(self, place: tuple[int, int]) -> Sample | Failure | Replaced:
         epoch, index = place
+        sample = self._augmented(epoch, index)
+        failures: dict[int, str] = {}
+        while isinstance(sample, Failure) and sample.is_unreadable and len(failures) < self.tries:
+            failures[index] = sample.message
+            index = (index + 1) % len(self.images)
+            sample = self._augmented(epoch, index)
+        return sample if isinstance(sample, Failure) or not failures else Replaced(sample, failures)
+
+    def _augmented(self, epoch: int, index: int) -> Sample | Failure:
         before = torch.get_rng_state()
         # Not torch.manual_seed, which would seed the generators of the GPUs too.
         torch.default_generator.manual_seed(key(self.seed, "augmentation", epoch, index))
@@ -220,25 +263,32 @@ def _sample(images: ImageSet, transform: Transform, index: int) -> Sample | Fail
     try:
         return transform(images.image(index)), images.label(index)
     except DataError as error:
-        return Failure(str(error), traceback.format_exc())
+        return Failure(str(error), traceback.format_exc(), is_unreadable=True)
     # Whatever fails, the person needs to know on which image.
     except Exception as error:
         where = images.where(index)
         return Failure(f"the transform failed on {where}: {type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _collate(samples: Sequence[Sample | Failure]) -> Micro | Failure:
-    """A batch, or the first failure in it."""
+def _collate(samples: Sequence[Sample | Failure | Replaced]) -> tuple[Tensor, Tensor, dict[int, str]] | Failure:
+    """A batch with the failures that were replaced in it, or the first failure that was not."""
     loaded: list[Sample] = []
+    failures: dict[int, str] = {}
     for sample in samples:
         if isinstance(sample, Failure):
             return sample
+        if isinstance(sample, Replaced):
+            failures |= sample.failures
+            sample = sample.sample
         loaded.append(sample)
     # In a worker this stacks straight into shared memory.
-    return default_collate([image for image, _ in loaded]), torch.tensor([label for _, label in loaded])
+    return default_collate([image for image, _ in loaded]), torch.tensor([label for _, label in loaded]), failures
 
 
-def _checked(batches: Iterator[Micro | Failure]) -> Iterator[Micro]:
+def _checked(
+    batches: Iterator[tuple[Tensor, Tensor, dict[int, str]] | Failure],
+    on_replaced: Callable[[dict[int, str]], None] = lambda failures: None,
+) -> Iterator[Micro]:
     """The batches of a loader, with failures raised as errors that say what to do."""
     while True:
         try:
@@ -258,7 +308,10 @@ def _checked(batches: Iterator[Micro | Failure]) -> Iterator[Micro]:
             failure = DataError(batch.message)
             failure.add_note(batch.details)
             raise failure
-        yield batch
+        images, labels, replaced = batch
+        if replaced:
+            on_replaced(replaced)
+        yield images, labels
 
 
 def _end_workers(iteration: Any) -> None:

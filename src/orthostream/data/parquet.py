@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orthostream.data.decode import decode
+from orthostream.data.decode import USUAL, decode
 from orthostream.data.errors import DataError
 from orthostream.data.images import checked_labels
 from orthostream.errors import needs_extra
@@ -104,7 +104,7 @@ def read_images(
     """
     opened = [_open(file, image_column, label_column) for file in files]
     for file, table in zip(files, opened, strict=True):
-        _check_classes(file, _class_names(table.schema_arrow, label_column), classes)
+        _check_classes(file, stated_classes(table.schema_arrow, label_column), classes)
     total = sum(table.metadata.num_rows for table in opened)
     images = torch.empty(total, 3, size, size, dtype=torch.uint8)
     labels = torch.empty(total, dtype=torch.int64)
@@ -141,9 +141,9 @@ class ParquetSet:
     """
 
     def __init__(self, files: Sequence[Path], *, image_column: str = "image", label_column: str = "label") -> None:
-        self.files, self.image_column = list(files), image_column
+        self.files, self.image_column, self.decoding = list(files), image_column, USUAL
         opened = [_open(file, image_column, label_column) for file in self.files]
-        named = [_class_names(table.schema_arrow, label_column) for table in opened]
+        named = [stated_classes(table.schema_arrow, label_column) for table in opened]
         # Names of the classes, where the files tell them.
         self.classes = next((tuple(names) for names in named if names is not None), None)
         for file, names in zip(self.files, named, strict=True):
@@ -181,7 +181,7 @@ class ParquetSet:
             cell = self._cursor.cell(row)
         except (pyarrow.ArrowException, OSError) as error:
             raise _unreadable(file, error) from error
-        return decode(_content(cell, where), "RGB", where)
+        return decode(_content(cell, where), "RGB", where, self.decoding)
 
     def label(self, index: int) -> int:
         return int(self.labels[index])
@@ -251,7 +251,7 @@ def _check_classes(file: Path, named: Sequence[str] | None, classes: Sequence[st
     raise DataError(f"{file} has other classes than expected: {detail}")
 
 
-def _class_names(schema: "pyarrow.Schema", column: str) -> list[str] | None:
+def stated_classes(schema: "pyarrow.Schema", column: str) -> list[str] | None:
     """Names of the classes in the metadata that the datasets library writes, where there are any."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from orthostream.data import hub
-from orthostream.data.decode import decode
+from orthostream.data.decode import USUAL, decode
 from orthostream.data.errors import DataError, printable
 from orthostream.data.folder import ENDINGS, EVALUATION_NAMES, photographs
 from orthostream.data.parquet import MissingColumnError, ParquetSet, split_names
@@ -55,7 +55,7 @@ class ShardSet:
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
-        self.shards = list(shards)
+        self.shards, self.decoding = list(shards), USUAL
         found = [_index(shard) for shard in self.shards]
         members = [member for shard in found for member in shard]
         # Arrays and not objects, whose reference counts would copy their pages into each worker.
@@ -78,7 +78,7 @@ class ShardSet:
                 content = opened.read(size)
         except OSError as error:
             raise DataError(f"cannot read {self.where(index)}: {error.strerror}") from error
-        return decode(content, "RGB", self.where(index))
+        return decode(content, "RGB", self.where(index), self.decoding)
 
     def label(self, index: int) -> int:
         return int(self.labels[index])
@@ -244,7 +244,7 @@ def _index(shard: Path) -> list[Member]:
     try:
         with tarfile.open(shard, "r:") as opened:
             for member in opened:
-                key, ending = _parts(member.name)
+                key, ending = name_parts(member.name)
                 if not member.isfile() or not key:
                     continue
                 # A json file beside a cls file is only more words about it.
@@ -254,7 +254,7 @@ def _index(shard: Path) -> list[Member]:
                     if key in images:
                         raise DataError(f"{shard} has two images of the sample {printable(key)!r}; names must differ")
                     images[key] = member
-            labels = {key: _label(opened, member, shard) for key, member in stated.items()}
+            labels = {key: label_in(opened, member, shard) for key, member in stated.items()}
             end = opened.offset
         with shard.open("rb") as file:
             file.seek(end)
@@ -271,14 +271,14 @@ def _index(shard: Path) -> list[Member]:
     return [Member(each.name, each.offset_data, each.size, labels[key]) for key, each in images.items()]
 
 
-def _parts(name: str) -> tuple[str, str]:
+def name_parts(name: str) -> tuple[str, str]:
     """Key of a sample, and the ending: the last part of a path divides at its first dot."""
     path = PurePosixPath(name)
     stem, dot, ending = path.name.partition(".")
     return (str(path.parent / stem) if stem else "", f"{dot}{ending}".lower())
 
 
-def _label(opened: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
+def label_in(opened: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
     """The class number in a small file of a shard."""
     is_text = member.name.lower().endswith(".cls")
     held = opened.extractfile(member)

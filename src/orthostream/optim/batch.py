@@ -80,17 +80,16 @@ def run(matrices: Sequence[Tensor], polar: Polar) -> list[Tensor]:
         True
     """
     results: dict[int, Tensor] = {}
-    stacks: dict[tuple[int, ...], list[int]] = {}
+    stacks: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
     for index, matrix in enumerate(matrices):
         if matrix.numel() == 0:
             results[index] = matrix.clone()
         else:
-            stacks.setdefault(tuple(matrix.shape), []).append(index)
+            stacks.setdefault((matrix.shape, matrix.dtype), []).append(index)
     if stacks:
         # Matrices of one shape are multiplied together.
         factors = polar.factors([_stack([matrices[i] for i in members]) for members in stacks.values()])
-        for members, stack in zip(stacks.values(), factors, strict=True):
-            shape = matrices[members[0]].shape
+        for ((shape, _), members), stack in zip(stacks.items(), factors, strict=True):
             results |= zip(members, stack.view(len(members), *shape), strict=True)
     return [results[index] for index in range(len(matrices))]
 

@@ -1,22 +1,21 @@
 """From stacks of matrices of either orientation to polar factors: scaling, the smaller side, the last product."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from orthostream.optim import polynomial
 from orthostream.optim.decompositions import Spectrum, lowest_eigenvalue
-from orthostream.optim.polynomial import Norm
+from orthostream.optim.polynomial import Norm, gram_of, is_wide
 from orthostream.optim.products import multiply
 from orthostream.optim.schedules import Schedule
 
-# From Gram matrices [count, m, m] the matrices that multiply into polar factors, of the same shape; the stacks of
-# matrices themselves are at hand.
-Multiplier: TypeAlias = Callable[[Tensor, Sequence[Tensor]], Tensor]
-
+# Accuracy from which directions that float32 cannot tell from null ones are taken for such: one of m is 1 / sqrt(m).
+TAKEN_FOR_NULL = 1e-2
 # Gram matrices with norms between these neither lost entries to underflow nor overflowed.
 SMALLEST_NORM, LARGEST_NORM = 1e-20, 1e30
 
@@ -40,108 +39,149 @@ def rescaled(stack: Tensor, chosen: Tensor | bool = True) -> Tensor:
     return stack * torch.ldexp(one, -half) * torch.ldexp(one, half - exponent)
 
 
-def in_one_stack(stacks: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Apply a function of scaled wide matrices [count, m, n] to stacks of one shape but for their orientation."""
-    wide = [stack if _is_wide(stack) else stack.mT for stack in stacks]
-    whole = function(rescaled(torch.cat(wide) if len(wide) > 1 else wide[0]))
-    parts = torch.split(whole, [len(stack) for stack in stacks])
-    return [part if _is_wide(stack) else part.mT.contiguous() for part, stack in zip(parts, stacks, strict=True)]
+def scaled(stack: Tensor) -> Tensor:
+    """Matrices [count, rows, columns], rescaled where their squares would not fit."""
+    misfits = _misfits(_norm(stack).square()) if stack.device.type == "cpu" else True
+    return stack if misfits is None else rescaled(stack, misfits)
 
 
-def by_multiplier(stacks: Sequence[Tensor], multiplier: Multiplier) -> list[Tensor]:
-    """Polar factors ``Q X`` of wide and ``X Q`` of tall matrices, where Q depends on the Gram matrix alone.
+@dataclass(frozen=True)
+class Grams:
+    """Stacks of matrices, and the Gram matrices of their smaller sides m in one stack.
 
     Args:
-        stacks: X [count, rows, columns] each, with the same smaller side m.
-        multiplier: gives Q [count, m, m] from the Gram matrices ``X X^T`` or ``X^T X`` of the smaller sides, and the
-            scaled X.
+        stacks: X [count, rows, columns] each, scaled where squares would not fit.
+        gram: S, that is ``X X^T`` of wide and ``X^T X`` of tall matrices [sum of counts, m, m].
+        squared: their Frobenius norms ``||S||`` [sum of counts, 1, 1].
+        are_finite: whether all are known to be finite.
     """
-    stacks, gram = scaled_grams(stacks)
-    parts = torch.split(multiplier(gram, stacks), [len(stack) for stack in stacks])
-    return [
-        multiply(part, stack) if _is_wide(stack) else multiply(stack, part)
-        for part, stack in zip(parts, stacks, strict=True)
-    ]
+
+    stacks: Sequence[Tensor]
+    gram: Tensor
+    squared: Tensor
+    are_finite: bool
+
+    @classmethod
+    def of(cls, stacks: Sequence[Tensor]) -> Self:
+        """Of stacks with the same smaller side."""
+        if stacks[0].device.type != "cpu":
+            # Looking would wait for the device.
+            stacks = [rescaled(stack) for stack in stacks]
+            gram = grams(stacks)
+            return cls(stacks, gram, _norm(gram), False)
+        gram = grams(stacks)
+        squared = _norm(gram)
+        misfits = _misfits(squared)
+        if misfits is None:
+            return cls(stacks, gram, squared, True)
+        stacks = [rescaled(stack, part) for stack, part in zip(stacks, parted(misfits, stacks), strict=True)]
+        gram = grams(stacks)
+        return cls(stacks, gram, _norm(gram), False)
+
+    def spectrum(self) -> Spectrum:
+        """Of the Gram matrices."""
+        return Spectrum.of(self.gram, None if self.are_finite else self.squared.isfinite())
+
+    def times(self, multiplier: Tensor) -> list[Tensor]:
+        """``Q X`` of wide and ``X Q`` of tall matrices for Q [sum of counts, m, m]."""
+        return [_product(part, stack) for part, stack in zip(parted(multiplier, self.stacks), self.stacks, strict=True)]
 
 
-def polynomial_multiplier(
-    gram: Tensor, stacks: Sequence[Tensor], schedule: Schedule, norm: Norm, most: float = math.inf
-) -> Tensor:
-    """By an iteration on Gram matrices.
+def by_polynomials(stacks: Sequence[Tensor], schedule: Schedule, norm: Norm, most: float = math.inf) -> list[Tensor]:
+    """Polar factors by an iteration on Gram matrices.
 
     Args:
-        gram: S [count, m, m].
-        stacks: the matrices, in the same order.
+        stacks: X [count, rows, columns] each, with the same smaller side.
         schedule: polynomials and safety factor.
         norm: upper bound of the largest singular value.
         most: matrices whose condition is found to be worse are decomposed instead, those with null directions
             mostly. The condition is the root of the sum of ``(norm / s)^2`` over singular values s. The host waits
             for it, unless ``most`` is infinite.
     """
-    factor = polynomial.shrink(gram, norm, schedule.safety)
-    multiplier = polynomial.inverse_root(gram * factor.square(), schedule.coefficients)
+    known = Grams.of(stacks)
+    first, *others = polynomial.stages(schedule.coefficients, known.gram.dtype)
+    squared = known.squared if norm == "gram" else polynomial.squared_frobenius(known.gram)
+    factor = polynomial.reciprocal_root(squared, schedule.safety)
+    multiplier = polynomial.inverse_root(known.gram * factor.square(), first)
     # Q is the inverse root of S / norm^2 where the iteration converged, and larger than 1 / floor where it did not.
-    missed = None if most == math.inf else torch.linalg.vector_norm(multiplier, dim=(-2, -1)) > most
+    conditions = [] if most == math.inf else _norm(multiplier).flatten().tolist()
     multiplier *= factor
-    return multiplier if missed is None else _mended(multiplier, missed, stacks)
+    results = known.times(_mended(multiplier, [condition > most for condition in conditions], known.stacks))
+    for stage in others:
+        multiplier = polynomial.inverse_root(grams(results), stage)
+        results = [_product(part, stack) for part, stack in zip(parted(multiplier, results), results, strict=True)]
+    return results
 
 
-def fast_eigen_multiplier(gram: Tensor, stacks: Sequence[Tensor], floor: float, tol: float) -> Tensor:
-    """By eigendecomposition in the dtype of the Gram matrix; below ``floor`` times the largest, singular values fade.
+def by_fast_eigen(stacks: Sequence[Tensor], tol: float) -> list[Tensor]:
+    """Polar factors by eigendecomposition of Gram matrices in their own dtype. The host waits.
+
+    Singular values that this dtype cannot tell from zero, below ``sqrt(2 eps)`` times the largest, fade out.
 
     Args:
-        gram: [count, m, m].
-        stacks: the matrices, in the same order.
-        floor: see above.
-        tol: matrices where rounding does more than this are decomposed in float64.
+        stacks: X [count, rows, columns] each, with the same smaller side.
+        tol: matrices where rounding does more than this are decomposed in float64; where it is below
+            :data:`TAKEN_FOR_NULL` also those that have such values, which need not be null.
     """
-    spectrum = Spectrum.of(gram)
-    return _mended(spectrum.fading_root(floor**2), spectrum.rounding_error(floor**2) > tol, stacks)
+    known = Grams.of(stacks)
+    spectrum = known.spectrum()
+    lowest = 2 * torch.finfo(known.gram.dtype).eps
+    missed = spectrum.rounding_error(lowest) > tol
+    if tol < TAKEN_FOR_NULL:
+        missed |= spectrum.has_lower(lowest)
+    return known.times(_mended(spectrum.fading_root(lowest), missed.tolist(), known.stacks))
 
 
-def eigen_multiplier(gram: Tensor, stacks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """By eigendecomposition of Gram matrices in float64; what is below the rounding of ``dtype`` is left out."""
-    return Spectrum.of(gram).cut_root(lowest_eigenvalue(dtype, gram.shape[-1]))
+def by_eigen(stacks: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Polar factors by eigendecomposition of Gram matrices.
+
+    Args:
+        stacks: X [count, rows, columns] each, float64, with the same smaller side.
+        dtype: that entries were computed in; what is below its rounding is left out.
+    """
+    known = Grams.of(stacks)
+    return known.times(known.spectrum().cut_root(lowest_eigenvalue(dtype, known.gram.shape[-1])))
 
 
-def _mended(multiplier: Tensor, missed: Tensor, stacks: Sequence[Tensor]) -> Tensor:
+def _mended(multiplier: Tensor, missed: Sequence[bool], stacks: Sequence[Tensor]) -> Tensor:
     """Multipliers, of which some are computed again by eigendecomposition in float64.
 
     Args:
         multiplier: [count, m, m], overwritten.
-        missed: which [count].
+        missed: which; none where empty.
         stacks: the matrices, in the same order.
     """
-    if not missed.any():
+    if not any(missed):
         return multiplier
-    parts = zip(stacks, torch.split(missed, [len(stack) for stack in stacks]), strict=True)
-    wanting = [stack[part].double() for stack, part in parts if part.any()]
-    multiplier[missed] = eigen_multiplier(grams(wanting), wanting, multiplier.dtype).to(multiplier.dtype)
+    chosen = torch.tensor(missed)
+    wanting = [x[part].double() for x, part in zip(stacks, parted(chosen, stacks), strict=True) if part.any()]
+    spectrum = Grams.of(wanting).spectrum()
+    exact = spectrum.cut_root(lowest_eigenvalue(multiplier.dtype, multiplier.shape[-1]))
+    multiplier[chosen] = exact.to(multiplier.dtype)
     return multiplier
 
 
-def scaled_grams(stacks: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-    """The matrices, scaled where their squares would not fit, and their Gram matrices in one stack."""
-    if stacks[0].device.type != "cpu":
-        # Looking would wait for the device.
-        stacks = [rescaled(stack) for stack in stacks]
-        return stacks, grams(stacks)
-    gram = grams(stacks)
-    norms = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)
-    # Comparisons with NaN are false.
-    misfits = ~((norms > SMALLEST_NORM) & (norms < LARGEST_NORM))
-    if not misfits.any():
-        return stacks, gram
-    chosen = torch.split(misfits, [len(stack) for stack in stacks])
-    stacks = [rescaled(stack, part) for stack, part in zip(stacks, chosen, strict=True)]
-    return stacks, grams(stacks)
-
-
 def grams(stacks: Sequence[Tensor]) -> Tensor:
-    """``X X^T`` of wide and ``X^T X`` of tall matrices [sum of counts, m, m]."""
-    parts = [multiply(x, x.mT) if _is_wide(x) else multiply(x.mT, x) for x in stacks]
+    """Gram matrices of the smaller sides [sum of counts, m, m]."""
+    parts = [gram_of(stack) for stack in stacks]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _is_wide(stack: Tensor) -> bool:
-    return stack.shape[-2] <= stack.shape[-1]
+def parted(whole: Tensor, stacks: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parts of a stack that belong to several."""
+    return [whole] if len(stacks) == 1 else torch.split(whole, [len(stack) for stack in stacks])
+
+
+def _misfits(squared: Tensor) -> Tensor | None:
+    """Which squares of norms are too small or too large, or NaN [count, 1, 1]; None where none is."""
+    # Comparisons with NaN are false.
+    fit = [SMALLEST_NORM < norm < LARGEST_NORM for norm in squared.flatten().tolist()]
+    return None if all(fit) else ~torch.tensor(fit)[:, None, None]
+
+
+def _norm(stack: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True)
+
+
+def _product(multiplier: Tensor, stack: Tensor) -> Tensor:
+    return multiply(multiplier, stack) if is_wide(stack) else multiply(stack, multiplier)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -11,13 +10,7 @@ from torch import Tensor
 
 from orthostream.errors import UsageError, unknown
 from orthostream.optim.decompositions import Completion, svd_factor
-from orthostream.optim.factors import (
-    by_multiplier,
-    eigen_multiplier,
-    fast_eigen_multiplier,
-    in_one_stack,
-    polynomial_multiplier,
-)
+from orthostream.optim.factors import by_eigen, by_fast_eigen, by_polynomials, scaled
 from orthostream.optim.methods import CONVERGENT, DECOMPOSITIONS, METHODS, for_shape, schedule_of
 from orthostream.optim.polynomial import Norm, direct_factor
 from orthostream.optim.products import full_float32, is_full_float32
@@ -185,8 +178,8 @@ class Polar:
         """Polar factors of stacks of matrices that are computed in the same way.
 
         Args:
-            stacks: [count, rows, columns] each, none empty, on one device, with the same smaller side. Where the way is
-                ``direct`` or ``svd``, or the method ROOT, they have the larger side in common as well.
+            stacks: [count, rows, columns] each, none empty, on one device, with the same smaller side; with the method
+                ROOT with the same larger side as well.
 
         Returns:
             New tensors of the same shapes and dtypes.
@@ -207,20 +200,20 @@ class Polar:
 
     def _computed(self, way: Way, stacks: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
         if way == "svd":
-            return in_one_stack(stacks, partial(svd_factor, completion=self.completion))
+            return [svd_factor(scaled(stack), self.completion) for stack in stacks]
         if way == "eigh":
-            return by_multiplier(stacks, partial(eigen_multiplier, dtype=dtype))
+            return by_eigen(stacks, dtype)
         if way == "fast_eigh":
-            return by_multiplier(stacks, partial(fast_eigen_multiplier, floor=self.floor, tol=self.wanted))
+            return by_fast_eigen(stacks, self.wanted)
         rows, columns = stacks[0].shape[-2:]
         schedule, norm = self.schedule_for(rows, columns), self.norm or "gram"
         if way == "direct":
             low = torch.bfloat16 if self.precision == "bfloat16" else None
-            return in_one_stack(stacks, partial(direct_factor, schedule=schedule, norm=norm, low=low))
+            return [direct_factor(scaled(stack), schedule, norm, low) for stack in stacks]
         # Looking at results costs little on a CPU, and makes other devices wait.
         looks = self.method == "auto" and stacks[0].device.type == "cpu"
         most = self._worst_condition(min(rows, columns), dtype) if looks else math.inf
-        return by_multiplier(stacks, partial(polynomial_multiplier, schedule=schedule, norm=norm, most=most))
+        return by_polynomials(stacks, schedule, norm, most)
 
     def _worst_condition(self, side: int, dtype: torch.dtype) -> float:
         """Up to which condition an iteration on Gram matrices S reaches the accuracy.

@@ -1,12 +1,13 @@
 """Polynomial iterations on stacks of matrices: on the matrices themselves, or on their Gram matrices alone."""
 
+from functools import cache
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from orthostream.optim.products import affine, multiply
-from orthostream.optim.schedules import Coefficients, Schedule
+from orthostream.optim.schedules import Coefficients, Schedule, Triple
 
 Norm: TypeAlias = Literal["frobenius", "gram"]
 
@@ -14,39 +15,60 @@ Norm: TypeAlias = Literal["frobenius", "gram"]
 TINY = 1e-30
 
 
+# What rounding of a Gram matrix, relative to its norm at most eps, may grow to: the largest eigenvalue that is below
+# zero in fact is far smaller.
+LARGEST_NOISE = 0.5
+
+
 def direct_factor(matrix: Tensor, schedule: Schedule, norm: Norm, low: torch.dtype | None = None) -> Tensor:
-    """Apply odd polynomials to the singular values of wide matrices, step by step.
+    """Apply odd polynomials to the singular values of matrices, step by step.
 
         A = X X^T;  X = a X + (b A + c A^2) X
 
+    and of tall ones with ``A = X^T X`` and the product from the right.
+
     Args:
-        matrix: [count, m, n], m <= n.
+        matrix: [count, rows, columns].
         schedule: polynomials and safety factor.
-        norm: upper bound of the largest singular value (:func:`shrink`).
+        norm: upper bound of the largest singular value: ``frobenius`` is ``||X||_F``, ``gram`` is
+            ``sqrt(||X X^T||_F)``, the fourth root of the sum of fourth powers of the singular values.
         low: dtype of the iteration, where it is lower than that of the matrix.
 
     Returns:
-        [count, m, n] in the dtype of the iteration.
+        [count, rows, columns] in the dtype of the iteration.
 
     Reference:
         Jordan et al., Muon, 2024.
     """
     rounded = matrix if low is None else matrix.to(low)
     if norm == "gram":
-        gram = multiply(rounded, rounded.mT)
-        factor = shrink(gram, norm, schedule.safety)
+        gram = gram_of(rounded)
+        squared = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True, dtype=matrix.dtype)
+        factor = reciprocal_root(squared, schedule.safety)
         gram = (gram * factor.square()).to(gram.dtype)
-        scaled = (matrix * factor).to(rounded.dtype)
+        scaled = torch.mul(matrix, factor, out=torch.empty_like(rounded))
     else:
         # In the dtype of the iteration, as in published code, with which this agrees bit for bit.
         bound = schedule.safety * torch.linalg.vector_norm(rounded, dim=(-2, -1), keepdim=True)
         scaled = rounded / bound.clamp_min(TINY)
-        gram = multiply(scaled, scaled.mT)
+        gram = gram_of(scaled)
     for step, (a, b, c) in enumerate(schedule.coefficients):
         if step:
-            gram = multiply(scaled, scaled.mT)
-        scaled = affine(scaled, _even_part(gram, b, c), scaled, beta=a)
+            gram = gram_of(scaled)
+        even = _even_part(gram, b, c)
+        left, right = (even, scaled) if is_wide(scaled) else (scaled, even)
+        scaled = affine(scaled, left, right, beta=a)
     return scaled
+
+
+def gram_of(stack: Tensor) -> Tensor:
+    """``X X^T`` of wide and ``X^T X`` of tall matrices [count, m, m]."""
+    return multiply(stack, stack.mT) if is_wide(stack) else multiply(stack.mT, stack)
+
+
+def is_wide(stack: Tensor) -> bool:
+    """Whether matrices have no more rows than columns."""
+    return stack.shape[-2] <= stack.shape[-1]
 
 
 def inverse_root(gram: Tensor, coefficients: Coefficients) -> Tensor:
@@ -82,25 +104,40 @@ def inverse_root(gram: Tensor, coefficients: Coefficients) -> Tensor:
     return multiplier
 
 
-def shrink(gram: Tensor, norm: Norm, safety: float) -> Tensor:
-    """One over safety times an upper bound of the largest singular value.
+@cache
+def stages(coefficients: Coefficients, dtype: torch.dtype) -> list[Coefficients]:
+    """Steps in groups, each of which may be done on Gram matrices before they are formed anew.
 
-    ``frobenius`` is ``||X||_F``, ``gram`` is ``sqrt(||X X^T||_F)``: the fourth root of the sum of fourth powers of
-    the singular values, between the largest of them and ``||X||_F``.
+    Rounding can make a Gram matrix slightly indefinite. Each step multiplies an eigenvalue near zero by ``a^2``, and
+    one that comes out clearly negative makes the iteration diverge.
 
     Args:
-        gram: X X^T [count, m, m].
-        norm: which bound.
-        safety: >= 1.
+        coefficients: of all steps.
+        dtype: of the Gram matrices.
 
-    Returns:
-        [count, 1, 1], in float32 at least.
+    Example:
+        >>> [len(stage) for stage in stages(((1.5, -0.5, 0.0),) * 30, torch.float32)]
+        [18, 12]
     """
-    dtype = torch.promote_types(gram.dtype, torch.float32)
-    if norm == "gram":
-        squared = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True, dtype=dtype)
-    else:
-        squared = gram.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=dtype)[..., None, None]
+    most = (LARGEST_NOISE / torch.finfo(dtype).eps) ** 0.5
+    groups: list[list[Triple]] = [[]]
+    slope = 1.0
+    for triple in coefficients:
+        slope *= triple[0]
+        if slope > most and groups[-1]:
+            groups.append([])
+            slope = triple[0]
+        groups[-1].append(triple)
+    return [tuple(group) for group in groups]
+
+
+def squared_frobenius(gram: Tensor) -> Tensor:
+    """``||X||_F^2``, the trace of X X^T [count, m, m], as [count, 1, 1]."""
+    return gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+
+
+def reciprocal_root(squared: Tensor, safety: float) -> Tensor:
+    """One over safety times a norm, from its square; finite for zero."""
     return squared.clamp_min(TINY).rsqrt() / safety
 
 

@@ -78,6 +78,10 @@ class Schedule:
         """
         return image(self.coefficients, floor / self.safety, 1 / self.safety)
 
+    def slope(self) -> float:
+        """The derivative at 0: what rounding noise in null directions is multiplied by."""
+        return math.prod(a for a, _, _ in self.coefficients)
+
     def error(self, floor: float) -> float:
         """Largest ``|p(x) - 1|`` over singular values from ``floor`` to 1 times the bound of the norm."""
         low, high = self.range(floor)

@@ -83,6 +83,13 @@ class DataRecipe(Section):
     )
     mean: tuple[float, ...] | None = setting(None, "of each channel, for values in [0, 1]; null: the set's own")
     std: tuple[float, ...] | None = setting(None, "likewise; images are divided by it", above=0)
+    apply_rotation: bool = setting(False, "turn photographs as the camera noted in EXIF")
+    most_pixels: int = setting(
+        178_956_970, "an image with more is refused", unit="pixels", at_least=1, at_most=178_956_970
+    )
+    on_bad_image: Literal["stop", "skip"] = setting(
+        "stop", "an unreadable training image: stop, or take another for it, up to one in a thousand"
+    )
     workers: int = setting(0, "loader processes of each rank; 0 loads in the training process", at_least=0)
     eval_batch_size: int = setting(256, "evaluation batch of each rank", unit="images or windows", at_least=1)
 
