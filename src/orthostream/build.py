@@ -15,6 +15,7 @@ from orthostream.analysis import Recording
 from orthostream.analysis.diagnostics import Diagnostics, Listeners
 from orthostream.connections import Choice
 from orthostream.connections.switching import StepSwitch
+from orthostream.data.batched import BatchedEvalLoader, BatchedTrainLoader, choose_pipeline
 from orthostream.data.decode import Decoding
 from orthostream.data.decoded_by import decoded_by
 from orthostream.data.description import Description
@@ -87,8 +88,8 @@ class Data:
     """The loaders of one process and what they hold."""
 
     description: Description | TextDescription
-    train: TrainLoader | TextWindows
-    evaluation: EvalLoader | TextEvaluation
+    train: TrainLoader | BatchedTrainLoader | TextWindows
+    evaluation: EvalLoader | BatchedEvalLoader | TextEvaluation
     notes: tuple[str, ...]
 
 
@@ -146,26 +147,36 @@ def build_data(recipe: Recipe, world: World) -> Data:
         return _build_text(recipe, world)
     chosen, augment = recipe.data, recipe.augment
     splits = open_images(chosen)
-    on_cuda = world.device.type == "cuda"
-    train = TrainLoader(
-        splits.train,
-        train_transform(
-            splits.description,
-            pipeline_of(recipe),
-            randaugment_n=augment.randaugment_n,
-            randaugment_m=augment.randaugment_m,
-            random_erase=augment.random_erase,
-        ),
-        seed=recipe.seed,
-        batch_size=recipe.train.batch_size,
-        accumulate=recipe.train.accumulate,
-        rank=world.rank,
-        world_size=world.size,
-        workers=chosen.workers,
-        pin_memory=on_cuda,
-        on_bad_image=chosen.on_bad_image,
+    transform = train_transform(
+        splits.description,
+        pipeline_of(recipe),
+        randaugment_n=augment.randaugment_n,
+        randaugment_m=augment.randaugment_m,
+        random_erase=augment.random_erase,
     )
-    return Data(splits.description, train, build_evaluation(recipe, splits, world), tuple(splits.notes))
+    loading = choose_pipeline(chosen.pipeline, splits.train, transform, may_skip=chosen.on_bad_image == "skip")
+    options: dict[str, Any] = {
+        "seed": recipe.seed,
+        "batch_size": recipe.train.batch_size,
+        "accumulate": recipe.train.accumulate,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
+    train: TrainLoader | BatchedTrainLoader
+    if loading.loading == "batched":
+        train = BatchedTrainLoader(splits.train, transform, device=world.device, **options)
+    else:
+        train = TrainLoader(
+            splits.train,
+            transform,
+            workers=chosen.workers,
+            pin_memory=world.device.type == "cuda",
+            on_bad_image=chosen.on_bad_image,
+            **options,
+        )
+    unused = ", so data.workers is not used" if loading.loading == "batched" and chosen.workers else ""
+    notes = (*splits.notes, f"data.pipeline: {loading.loading}: {loading.reason}{unused}")
+    return Data(splits.description, train, build_evaluation(recipe, splits, world), notes)
 
 
 def _build_text(recipe: Recipe, world: World) -> Data:
@@ -221,7 +232,9 @@ def pipeline_of(recipe: Recipe) -> Pipeline:
     return PIPELINE_OF[family]
 
 
-def build_evaluation(recipe: Recipe, splits: data.Splits | TextSplits, world: World) -> EvalLoader | TextEvaluation:
+def build_evaluation(
+    recipe: Recipe, splits: data.Splits | TextSplits, world: World
+) -> EvalLoader | BatchedEvalLoader | TextEvaluation:
     """The batches of the evaluation split: this process's share."""
     if isinstance(splits, TextSplits):
         return TextEvaluation(
@@ -231,14 +244,15 @@ def build_evaluation(recipe: Recipe, splits: data.Splits | TextSplits, world: Wo
             rank=world.rank,
             world_size=world.size,
         )
-    return EvalLoader(
-        splits.evaluation,
-        evaluation_transform(splits.description, pipeline_of(recipe)),
-        batch_size=recipe.data.eval_batch_size,
-        rank=world.rank,
-        world_size=world.size,
-        workers=recipe.data.workers,
-    )
+    transform = evaluation_transform(splits.description, pipeline_of(recipe))
+    options: dict[str, Any] = {
+        "batch_size": recipe.data.eval_batch_size,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
+    if choose_pipeline(recipe.data.pipeline, splits.evaluation, transform).loading == "batched":
+        return BatchedEvalLoader(splits.evaluation, transform, device=world.device, **options)
+    return EvalLoader(splits.evaluation, transform, workers=recipe.data.workers, **options)
 
 
 def build_model(recipe: Recipe, description: Description | TextDescription) -> nn.Module:

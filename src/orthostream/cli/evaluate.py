@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from orthostream import build, data, recipe
 from orthostream.cli.running import on_main
+from orthostream.data.batched import BatchedEvalLoader
 from orthostream.data.hub import is_hub_id, no_such_place, path_reason
 from orthostream.data.loader import EvalLoader
 from orthostream.data.text import TextEvaluation
@@ -89,7 +90,7 @@ class Subject:
 
     name: str
     model: nn.Module
-    batches: EvalLoader | TextEvaluation
+    batches: EvalLoader | BatchedEvalLoader | TextEvaluation
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     score: Score = ACCURACY

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from orthostream.data.epochs import Epochs, Micro
 from orthostream.data.errors import DataError
 from orthostream.data.images import ImageSet
 from orthostream.data.keys import key
@@ -24,8 +25,6 @@ OnBadImage: TypeAlias = Literal["stop", "skip"]
 # Of the training images, as many as one may skip.
 SKIPPED_SHARE = 0.001
 
-# Images and labels.
-Micro: TypeAlias = tuple[Tensor, Tensor]
 Sample: TypeAlias = tuple[Tensor, int]
 
 # How torch begins its messages about workers.
@@ -49,14 +48,15 @@ class Replaced:
     failures: dict[int, str]
 
 
-class TrainLoader:
+class TrainLoader(Epochs):
     """Augmented training samples, in the order that seed and epoch fix.
 
     The augmentation of a sample runs with torch's generator seeded by a key of (seed, epoch, index), so neither
     the workers nor the processes nor a resumed run changes it; the generator is put back afterwards. A
     transform that draws from anything else than torch's global generator is not covered.
 
-    One epoch is iterated at a time. Workers live until :meth:`close`.
+    Images are float32 ``[local batch, channels, height, width]``, labels int64. One epoch is iterated at a time, and
+    workers live until :meth:`close`.
 
     Args:
         dataset: the samples.
@@ -104,34 +104,6 @@ class TrainLoader:
         self._options = _loader_options(workers, pin_memory, timeout)
         self._loader: DataLoader[Any] | None = None
         self._iteration: Any = None
-
-    @property
-    def size(self) -> int:
-        """Samples in the set."""
-        return self.batches.size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch: full global batches."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Micro, ...]]:
-        """The optimizer steps of an epoch.
-
-        Args:
-            epoch: from 0.
-            start_step: the first step to yield, from 0.
-
-        Yields:
-            For each step its micro-batches: images ``[local batch, channels, height, width]`` and int64 labels.
-
-        Raises:
-            UsageError: for a step that the epoch does not have.
-            DataError: for a sample that cannot be loaded, naming it, or workers that die or hang.
-        """
-        if not 0 <= start_step <= self.steps_per_epoch:
-            raise UsageError(f"an epoch has steps 0 to {self.steps_per_epoch - 1}, it cannot start at {start_step}")
-        return self._steps(epoch, start_step)
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""

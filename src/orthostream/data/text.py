@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from orthostream.data.epochs import Epochs, Micro
 from orthostream.data.errors import DataError
 from orthostream.data.keys import key
 from orthostream.data.sampler import EpochBatches, EvalShard
@@ -16,9 +16,6 @@ from orthostream.training.evaluate import IGNORED
 
 with needs_extra("vision"):
     import numpy as np
-
-# Characters, and the character that follows each of them.
-Micro: TypeAlias = tuple[Tensor, Tensor]
 
 CONTEXT = 128
 # Fixed for good: another share would be another data set.
@@ -120,8 +117,10 @@ def text(
     return TextSplits(train, evaluation, description)
 
 
-class TextWindows:
+class TextWindows(Epochs):
     """Windows of a text for training, in the order that seed and epoch fix.
+
+    A micro-batch is tokens and those that follow them, both int64 ``[local batch, T]``.
 
     Window i of T characters begins at ``i T + shift``. Each epoch takes every window once, in the order of
     :class:`~.sampler.EpochBatches`, and draws its shift, from 0 to T - 1 (the last one as far as the text allows), by a
@@ -169,36 +168,6 @@ class TextWindows:
             rank=rank,
             world_size=world_size,
         )
-
-    @property
-    def size(self) -> int:
-        """Windows of an epoch."""
-        return self.batches.size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch: full global batches."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Micro, ...]]:
-        """The optimizer steps of an epoch.
-
-        Args:
-            epoch: from 0.
-            start_step: the first step to yield, from 0.
-
-        Yields:
-            For each step its micro-batches: tokens and those that follow them, both int64 ``[local batch, context]``.
-
-        Raises:
-            UsageError: for a step that the epoch does not have.
-        """
-        if not 0 <= start_step <= self.steps_per_epoch:
-            raise UsageError(f"an epoch has steps 0 to {self.steps_per_epoch - 1}, it cannot start at {start_step}")
-        return self._steps(epoch, start_step)
-
-    def close(self) -> None:
-        """Nothing is held open: a text is in memory."""
 
     def start(self, epoch: int, index: int) -> int:
         """Where a window begins in an epoch."""

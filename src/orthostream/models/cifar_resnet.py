@@ -10,12 +10,10 @@ from torch.nn import functional
 
 from orthostream.connections import Choice, Connection, wire
 from orthostream.errors import UsageError
-from orthostream.models.base import Model
-from orthostream.models.checkpointing import run_checkpointed
 from orthostream.models.checks import check_counts, check_flags
-from orthostream.models.preact_resnet import check_stages, resnet_sites
 from orthostream.models.regularise import before_write
-from orthostream.shapes import Stream, describe
+from orthostream.models.staged import StagedModel, check_stages, resnet_sites
+from orthostream.shapes import Stream
 
 
 class KaimingConv2d(nn.Conv2d):
@@ -88,7 +86,7 @@ class Block(nn.Module):
         return self.activation(self.connection.write(stream, self.update(self.residual(x)), note))
 
 
-class CifarResNet(Model):
+class CifarResNet(StagedModel):
     """3x3 stem, stages of two-convolution blocks with a ReLU after each addition, average pooling, and a dense layer.
 
     The first block of every stage but the first halves the resolution. With ``n`` blocks a stage the network has
@@ -183,28 +181,3 @@ class CifarResNet(Model):
             self.add_module(name, blocks)
         self.end = wiring.end
         self.linear = KaimingLinear(channels, num_classes)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """All blocks, in the order in which the stream passes them."""
-        return [block for name in self.stage_names for block in self.get_submodule(name).children()]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [batch, num_classes] of ``images`` [batch, in_channels, height, width] of any size.
-
-        Raises:
-            UsageError: for images with another number of channels than the model was made for.
-        """
-        return self.linear(self.features(images).mean((2, 3)))
-
-    def features(self, images: Tensor) -> Tensor:
-        """The map after the last block [batch, channels, height / 4, width / 4], before pooling."""
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise UsageError(
-                f"images must be [batch, channels, height, width] with {self.in_channels} channels, "
-                f"got {describe(images)}"
-            )
-        stream = self.begin.expand(self.pre(images))
-        for block in self.blocks:
-            stream = run_checkpointed(block, stream) if self.gradient_checkpointing else block(stream)
-        return self.end.reduce(stream)

@@ -7,15 +7,14 @@ arXiv:2505.11881, train: every convolution has a bias, and nothing stands betwee
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
-from torch import Tensor, nn
+from torch import nn
 
-from orthostream.connections import Choice, Connection, Site, wire
+from orthostream.connections import Choice, Connection, wire
 from orthostream.errors import UsageError, unknown
-from orthostream.models.base import Model
-from orthostream.models.checkpointing import run_checkpointed
 from orthostream.models.checks import check_counts, check_flags
 from orthostream.models.regularise import before_write
-from orthostream.shapes import Stream, describe
+from orthostream.models.staged import StagedModel, check_stages, resnet_sites
+from orthostream.shapes import Stream
 
 Kind: TypeAlias = Literal["basic", "bottleneck"]
 
@@ -55,7 +54,7 @@ class Block(nn.Module):
         return self.connection.write(stream, self.update(self.residual(x)), note)
 
 
-class PreActResNet(Model):
+class PreActResNet(StagedModel):
     """3x3 stem, stages of pre-activation blocks, global average pooling, and a linear head.
 
     The first block of every stage but the first halves the resolution.
@@ -133,31 +132,6 @@ class PreActResNet(Model):
         head = nn.Linear(channels, num_classes)
         self.linear = nn.Sequential(nn.LayerNorm(channels), head) if norm_head else head
 
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """All blocks, in the order in which the stream passes them."""
-        return [block for name in self.stage_names for block in self.get_submodule(name).children()]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [batch, num_classes] of ``images`` [batch, in_channels, height, width] of any size.
-
-        Raises:
-            UsageError: for images with another number of channels than the model was made for.
-        """
-        return self.linear(self.features(images).mean((2, 3)))
-
-    def features(self, images: Tensor) -> Tensor:
-        """The map after the last block [batch, channels, height / 8, width / 8], before pooling."""
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise UsageError(
-                f"images must be [batch, channels, height, width] with {self.in_channels} channels, "
-                f"got {describe(images)}"
-            )
-        stream = self.begin.expand(self.pre(images))
-        for block in self.blocks:
-            stream = run_checkpointed(block, stream) if self.gradient_checkpointing else block(stream)
-        return self.end.reduce(stream)
-
 
 def branch(block: Kind, channels: int, width: int, stride: int) -> nn.Sequential:
     """The convolutions of one block, each behind its batch norm and ReLU.
@@ -182,39 +156,3 @@ def branch(block: Kind, channels: int, width: int, stride: int) -> nn.Sequential
 
 def _pre_activated(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
     return nn.BatchNorm2d(convolution.in_channels), nn.ReLU(inplace=True), convolution
-
-
-def resnet_sites(blocks_per_stage: Sequence[int], outputs: Sequence[int]) -> tuple[Site, ...]:
-    """The sites of a ResNet, in order: one a block, at the width that the block returns."""
-    places = [(stage, place) for stage, blocks in enumerate(blocks_per_stage) for place in range(blocks)]
-    return tuple(
-        Site(
-            name=f"stage{stage + 1}.{place}.residual",
-            kind="conv",
-            features=outputs[stage],
-            axis=1,
-            index=index,
-            count=len(places),
-            since=place,
-            block=index,
-            blocks=len(places),
-        )
-        for index, (stage, place) in enumerate(places)
-    )
-
-
-def check_stages(blocks_per_stage: Sequence[int], widths: Sequence[int]) -> None:
-    """Refuse stages without a width, widths without a stage, and numbers below 1.
-
-    Raises:
-        UsageError: with both lists.
-    """
-    for blocks in blocks_per_stage:
-        check_counts(blocks_per_stage=blocks)
-    for width in widths:
-        check_counts(widths=width)
-    if not widths or len(blocks_per_stage) != len(widths):
-        raise UsageError(
-            f"every stage needs its number of blocks and its width, got {len(blocks_per_stage)} of "
-            f"blocks_per_stage={tuple(blocks_per_stage)} and {len(widths)} of widths={tuple(widths)}"
-        )

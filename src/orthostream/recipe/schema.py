@@ -90,6 +90,9 @@ class DataRecipe(Section):
     on_bad_image: Literal["stop", "skip"] = setting(
         "stop", "an unreadable training image: stop, or take another for it, up to one in a thousand"
     )
+    pipeline: Literal["auto", "workers", "batched"] = setting(
+        "auto", "how images are augmented: one by one in workers, or whole batches on the device; auto: by the data"
+    )
     workers: int = setting(0, "loader processes of each rank; 0 loads in the training process", at_least=0)
     eval_batch_size: int = setting(256, "evaluation batch of each rank", unit="images or windows", at_least=1)
 

@@ -10,11 +10,10 @@ from orthostream.data.batched.draws import Draws
 from orthostream.data.batched.pipeline import batched
 from orthostream.data.batched.store import labels_of, stored
 from orthostream.data.batched.threads import Threads
+from orthostream.data.epochs import Epochs, Micro
 from orthostream.data.images import ImageSet
-from orthostream.data.loader import Micro
 from orthostream.data.sampler import EpochBatches, EvalShard
 from orthostream.data.transforms import Transform
-from orthostream.errors import UsageError
 
 # Small batches are augmented several at a time, for each call of torch costs microseconds: up to so many images, and
 # so many bytes of float32, for memory beyond that is fresh at each call.
@@ -22,12 +21,13 @@ AHEAD = 2048
 BYTES_AHEAD = 24 << 20
 
 
-class BatchedTrainLoader:
+class BatchedTrainLoader(Epochs):
     """Augmented training samples, in the order that seed and epoch fix.
 
     Order, batches and shares of the processes are those of :class:`orthostream.data.loader.TrainLoader`; the
     augmentation has the same distribution with other draws. It depends on (seed, epoch, sample) alone: neither the
-    processes nor the micro-batches nor a resumed run change it. No generator is touched.
+    processes nor the micro-batches nor a resumed run change it. No generator is touched. Images, float32
+    ``[local batch, channels, height, width]``, and int64 labels come on the device.
 
     Args:
         dataset: the samples, decoded here once.
@@ -74,34 +74,6 @@ class BatchedTrainLoader:
         self.images = stored(dataset, self.transform.before).to(self.device)
         self.labels = labels_of(dataset).to(self.device)
         self._threads = Threads()
-
-    @property
-    def size(self) -> int:
-        """Samples in the set."""
-        return self.batches.size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch: full global batches."""
-        return self.batches.steps_per_epoch
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Micro, ...]]:
-        """The optimizer steps of an epoch.
-
-        Args:
-            epoch: from 0.
-            start_step: the first step to yield, from 0.
-
-        Yields:
-            For each step its micro-batches on the device: float32 images ``[local batch, channels, height, width]``
-            and int64 labels.
-
-        Raises:
-            UsageError: for a step that the epoch does not have.
-        """
-        if not 0 <= start_step <= self.steps_per_epoch:
-            raise UsageError(f"an epoch has steps 0 to {self.steps_per_epoch - 1}, it cannot start at {start_step}")
-        return self._steps(epoch, start_step)
 
     def close(self) -> None:
         """End the threads. A later epoch starts new ones."""
