@@ -4,9 +4,9 @@
     load        from_pretrained of our ViT-B against that of transformers, on the CPU
     memory      bytes that one connection keeps for the backward pass
     ops         the orthogonal update alone, against a device copy, the plain formula and torch.compile
-    optimizer   steps with orthogonal gradients of whole networks, against plain SGD, loops of SVDs and Muon
+    optimizer   steps with orthogonal gradients of whole networks, against plain SGD, a loop of SVDs, and Muon
     pair        write and norm in one operation against one after the other
-    polar       optimizer steps with orthogonal gradients, and how near each method comes to the polar factor
+    polar       how near each method comes to the polar factor
     sharing     the step of an orthogonalised optimizer on several processes
     step        training steps, and the table of overheads
     statistics  training steps that take statistics of every site

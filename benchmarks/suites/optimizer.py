@@ -99,6 +99,9 @@ def measure(network: Network, setting: Setting) -> Iterator[Outcome]:
     for label in sides:
         if label != "SGD":
             yield timed_row("optimizer", network.case, "SGD", label, times["SGD"], times[label])
+        if label.startswith("orthogonal"):
+            for base in (base for base in PEERS if base in sides):
+                yield timed_row("optimizer", network.case, base, label, times[base], times[label])
         yield timed_row("optimizer", network.case, whole, label, times["passes"], times[label])
 
 
@@ -229,11 +232,16 @@ SIDES: dict[str, Callable[[nn.Module], Callable[[], object]]] = {
     "SGD": plain,
     "orthogonal, default": wrapped,
     "orthogonal, tol 2e-2": partial(wrapped, tol=2e-2),
+    "orthogonal, tol 2e-2, bfloat16": partial(wrapped, tol=2e-2, floor=1e-2, precision="bfloat16"),
     "orthogonal, eigh": partial(wrapped, method="eigh"),
     "SVD in a loop": partial(loop, factor=by_svd),
     "Newton-Schulz in a loop": partial(loop, factor=by_newton_schulz),
     "torch.optim.Muon": muon,
 }
+
+
+# What ours is held against besides.
+PEERS = ("torch.optim.Muon", "SVD in a loop")
 
 
 def largest_error(results: dict[str, Tensor], gradients: dict[str, Tensor]) -> float:

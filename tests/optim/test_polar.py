@@ -72,6 +72,9 @@ def test_muon_in_bfloat16_is_that_of_torch(case):
     tensors, _ = golden.load("optim/polar")
     expected, gradient = tensors[f"{case}/torch_muon_ns5_bf16_as_f32"], tensors[f"{case}/grad"].flatten(1)
     result = polar(gradient, method="muon", precision="bfloat16")
+    if gradient.shape[0] <= gradient.shape[1] and case.startswith(("square", "wide", "dense", "row")):
+        # The same operations in the same order.
+        golden.compare(result.view_as(expected), expected, 4e-3, 0.0, what=case)
     if CASES[case]["full_rank"] and CASES[case]["cond_nonzero"] < 1e3:
         golden.compare(result.view_as(expected), expected, 3e-2, 0.0, what=case)
     else:
@@ -128,7 +131,7 @@ def test_the_default_leaves_null_directions_at_zero(rows, columns, rank, seed):
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     result = polar(matrix.float())
     assert (result - u[:, :rank] @ vh[:rank]).abs().max() < 2e-3
-    assert torch.linalg.matrix_norm(result.double(), 2) < 1 + 2e-3
+    assert torch.linalg.matrix_norm(result.double(), 2) < 1 + 4e-3
 
 
 SHAPES = [(16, 27), (64, 576), (64, 64), (10, 64), (96, 100), (200, 640), (300, 256), (256, 256), (1, 50), (50, 1)]
@@ -142,19 +145,51 @@ def test_convergent_methods_reach_their_accuracy(method, shape):
 
 
 @pytest.mark.parametrize("condition", [1e1, 1e2, 1e3, 1e4, 1e5])
-@pytest.mark.parametrize("shape", [(64, 576), (48, 48), (230, 460)], ids=str)
-def test_the_default_stays_accurate_down_to_its_floor_and_beyond_where_it_looks(shape, condition):
+@pytest.mark.parametrize("shape", [(64, 576), (48, 48), (96, 20), (230, 460), (460, 230)], ids=str)
+def test_the_default_stays_accurate_on_a_cpu_whatever_the_condition(shape, condition):
     matrix = with_condition(*shape, condition).float()
     result = polar(matrix)
-    if min(shape) < 192 or condition <= 100:
-        assert distance(result, matrix) < 2e-3
-    else:
-        # Singular values from a thousandth of the largest are promised, smaller ones fade.
-        u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-        kept = s > 1.01e-3 * s[0]
-        error = (u.mT @ result.double() - vh)[kept].norm() / kept.sum() ** 0.5
-        assert error < 2e-3
+    assert distance(result, matrix) < 2e-3
     assert torch.linalg.matrix_norm(result.double(), 2) < 1 + 2e-3
+
+
+@pytest.mark.parametrize("condition", [1e1, 1e2, 3e2, 1e3, 1e5])
+@pytest.mark.parametrize("shape", [(40, 400), (230, 460)], ids=str)
+def test_a_larger_tol_holds_for_what_float32_can_tell_from_null(shape, condition):
+    matrix = with_condition(*shape, condition).float()
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    difference = (u.mT @ polar(matrix, tol=2e-2).double() - vh)[s > 2e-3 * s[0]]
+    assert difference.norm() / len(difference) ** 0.5 < 2e-2
+
+
+@pytest.mark.parametrize("tol", [2e-2, 2e-3, 1e-5])
+def test_null_directions_of_large_matrices_stay_at_zero(tol):
+    matrix = (with_condition(300, 40, 30.0) @ with_condition(40, 500, 3.0)).float()
+    u, _, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    result = polar(matrix, tol=tol).double()
+    assert (u.mT[:40] @ result - vh[:40]).norm() / 40**0.5 < tol
+    assert (result - u[:, :40] @ vh[:40]).norm() / 40**0.5 < tol
+
+
+@pytest.mark.parametrize("rank", [1, 3, 20])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"method": "polar_express", "steps": steps} for steps in (6, 8, 10, 14)),
+        *({"method": "newton_schulz", "steps": steps} for steps in (20, 40)),
+        *({"method": method} for method in ("quintic", "muon_refined", "cans", "muon")),
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+@pytest.mark.parametrize("shape", [(21, 200), (64, 5000), (21, 24)], ids=str)
+def test_rounding_in_null_directions_never_grows_beyond_one(shape, options, rank):
+    """Long schedules multiply it by thousands, and rounding can make a Gram matrix indefinite."""
+    schedule = Polar(**options).schedule
+    for seed in range(3):
+        matrix = random(shape[0], rank, seed=seed) @ random(rank, shape[1], seed=seed + 9)
+        for scaled in (matrix, matrix.abs()):
+            largest = torch.linalg.matrix_norm(polar(scaled, **options).double(), 2)
+            assert largest < schedule.range(1e-6)[1] + 1e-3
 
 
 @pytest.mark.parametrize("tol", [0.1, 2e-2, 2e-3, 1e-4, 1e-6])

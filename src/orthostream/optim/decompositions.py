@@ -84,7 +84,7 @@ class Spectrum:
         if gram.shape[-1] == 1:
             return cls(gram[..., 0], torch.ones_like(gram), finite)
         # LAPACK refuses NaN.
-        values, vectors = torch.linalg.eigh(gram if finite is None else torch.where(finite, gram, 0))
+        values, vectors = torch.linalg.eigh(gram if finite is None else torch.where(finite, gram, 0), UPLO="U")
         return cls(values, vectors, finite)
 
     def cut_root(self, lowest: float) -> Tensor:
@@ -95,10 +95,6 @@ class Spectrum:
         kept = self.values > lowest * self.values[:, -1:]
         return self._root(torch.where(kept, self.values.clamp_min(TINY) ** -0.25, 0))
 
-    def fading_root(self, lowest: float) -> Tensor:
-        """``max(S, lowest ||S||)^(-1/2)`` [count, m, m]: smaller singular values fade out in proportion."""
-        return self._root(self.values.maximum(lowest * self.values[:, -1:]).clamp_min(TINY) ** -0.25)
-
     def rounding_error(self, lowest: float) -> Tensor:
         """By how much rounding changes the polar factor, root mean square over its singular directions [count].
 
@@ -107,8 +103,9 @@ class Spectrum:
         ``lowest ||S||`` are left out.
         """
         largest = self.values[:, -1:]
-        share = torch.finfo(self.values.dtype).eps * largest / self.values
-        return torch.where(self.values > lowest * largest, share, 0).square().mean(-1).sqrt()
+        kept = self.values > lowest * largest
+        share = torch.where(kept, torch.finfo(self.values.dtype).eps * largest / self.values, 0)
+        return (share.square().sum(-1) / kept.sum(-1).clamp_min(1)).sqrt()
 
     def has_lower(self, lowest: float) -> Tensor:
         """Whether there are eigenvalues up to ``lowest ||S||`` [count]."""

@@ -116,7 +116,7 @@ def by_polynomials(stacks: Sequence[Tensor], schedule: Schedule, norm: Norm, mos
 def by_fast_eigen(stacks: Sequence[Tensor], tol: float) -> list[Tensor]:
     """Polar factors by eigendecomposition of Gram matrices in their own dtype. The host waits.
 
-    Singular values that this dtype cannot tell from zero, below ``sqrt(2 eps)`` times the largest, fade out.
+    Singular values that this dtype cannot tell from zero, up to ``sqrt(2 eps)`` times the largest, are left out.
 
     Args:
         stacks: X [count, rows, columns] each, with the same smaller side.
@@ -129,7 +129,7 @@ def by_fast_eigen(stacks: Sequence[Tensor], tol: float) -> list[Tensor]:
     missed = spectrum.rounding_error(lowest) > tol
     if tol < TAKEN_FOR_NULL:
         missed |= spectrum.has_lower(lowest)
-    return known.times(_mended(spectrum.fading_root(lowest), missed.tolist(), known.stacks))
+    return known.times(_mended(spectrum.cut_root(lowest), missed.tolist(), known.stacks))
 
 
 def by_eigen(stacks: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

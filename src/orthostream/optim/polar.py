@@ -44,7 +44,12 @@ class Polar:
 
     The polar factor of ``M = U S V^T`` with rank r is ``U_r V_r^T``, the nearest partial isometry. Polynomial methods
     divide M by an upper bound of its largest singular value and apply odd polynomials to the quotients, so that all
-    end near 1; very small ones end below 1.
+    end near 1; those below ``floor`` end below 1.
+
+    ``auto`` iterates as well, with a schedule made for ``tol``. On a CPU it takes eigendecompositions of Gram matrices
+    where these are faster, and looks at its results: matrices whose singular values an iteration in this precision does
+    not bring within ``tol`` are decomposed in float64, so that the root mean square distance is within ``tol`` whatever
+    the condition. On other devices looking would mean waiting, and ``floor`` holds.
 
     Args:
         method: one of :data:`METHODS`.
@@ -125,12 +130,12 @@ class Polar:
         small, large = sorted((rows, columns))
         if self.schedule is None:
             return "svd" if self.method == "svd" or self.completion == "svd" else "eigh"
-        if self.precision == "bfloat16" and small > 1:
+        if self.method == "auto" and small == 1:
+            return "eigh"
+        if self.precision == "bfloat16":
             return "direct"
         if self.method != "auto":
             return "gram" if large >= VERY_OBLONG * small else "direct"
-        if small == 1:
-            return "eigh"
         if device.type == "cpu" and self.precision == "float32":
             if small >= FAST_EIGH_SIDE and self.floor >= FAST_EIGH_FLOOR:
                 return "fast_eigh"
@@ -218,9 +223,10 @@ class Polar:
     def _worst_condition(self, side: int, dtype: torch.dtype) -> float:
         """Up to which condition an iteration on Gram matrices S reaches the accuracy.
 
-        Rounding changes S by ``u ||S||``, and a singular value s by the share ``u ||S|| / (2 s^2)`` or less.
+        Rounding changes S by ``u ||S||``, and a singular value s by the share ``u ||S|| / (2 s^2)`` or less. It may
+        have a quarter of the tolerance, most of which belongs to the schedule.
         """
-        by_rounding = (4 * self.wanted * side**0.5 / torch.finfo(dtype).eps) ** 0.5
+        by_rounding = (self.wanted * side**0.5 / torch.finfo(dtype).eps) ** 0.5
         return min(by_rounding, (1 - self.wanted) / self.floor)
 
     @property

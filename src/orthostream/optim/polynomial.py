@@ -13,10 +13,8 @@ Norm: TypeAlias = Literal["frobenius", "gram"]
 
 # Keeps the quotient finite for a zero matrix; others come scaled and are far above it.
 TINY = 1e-30
-
-
-# What rounding of a Gram matrix, relative to its norm at most eps, may grow to: the largest eigenvalue that is below
-# zero in fact is far smaller.
+# What rounding of a Gram matrix, up to eps times its norm, may grow to in an iteration. Eigenvalues below zero, which
+# are what must stay small, are a tenth of that or less.
 LARGEST_NOISE = 0.5
 
 
@@ -78,8 +76,8 @@ def inverse_root(gram: Tensor, coefficients: Coefficients) -> Tensor:
 
         Z = a I + b R + c R^2;  Q = Q Z;  R = R Z^2
 
-    Rounding in R counts relative to its largest eigenvalue: in float32 singular values below about 1e-2 of the norm
-    have relative errors of 1e-4, below 1e-3 of 1e-2; :func:`direct_factor` has the roots of these.
+    Rounding in R counts relative to its largest eigenvalue, so a singular value s of a matrix of norm 1 has a relative
+    error of about ``eps / s^2``; in :func:`direct_factor` it is ``eps / s``.
 
     Args:
         gram: R [count, m, m] of X with singular values in the interval that the first polynomial is made for.
@@ -105,7 +103,7 @@ def inverse_root(gram: Tensor, coefficients: Coefficients) -> Tensor:
 
 
 @cache
-def stages(coefficients: Coefficients, dtype: torch.dtype) -> list[Coefficients]:
+def stages(coefficients: Coefficients, dtype: torch.dtype) -> tuple[Coefficients, ...]:
     """Steps in groups, each of which may be done on Gram matrices before they are formed anew.
 
     Rounding can make a Gram matrix slightly indefinite. Each step multiplies an eigenvalue near zero by ``a^2``, and
@@ -128,7 +126,7 @@ def stages(coefficients: Coefficients, dtype: torch.dtype) -> list[Coefficients]
             groups.append([])
             slope = triple[0]
         groups[-1].append(triple)
-    return [tuple(group) for group in groups]
+    return tuple(tuple(group) for group in groups)
 
 
 def squared_frobenius(gram: Tensor) -> Tensor:
