@@ -114,6 +114,8 @@ def _trained(options: argparse.Namespace, world: World) -> Subject:
         source=source or (chosen.data.source if name in (None, chosen.data.name) else None),
         eval_batch_size=options.batch_size or chosen.data.eval_batch_size,
         workers=chosen.data.workers if options.workers is None else options.workers,
+        # Each image is seen once: there is nothing to keep in memory for.
+        pipeline="workers",
     )
     chosen = replace(chosen, data=data_recipe)
     build.check_fit(chosen)

@@ -43,7 +43,7 @@ def plan(shapes: Sequence[tuple[int, ...]], polar: Polar, device: torch.device) 
             key, size, most = ("empty",), 0, 1
         else:
             way = polar.way(rows, columns, device)
-            shares_small_side = way in ("gram", "eigh", "fast_eigh") and polar.method != "root"
+            shares_small_side = way in ("gram", "eigh") and polar.method != "root"
             key = (way, small) if shares_small_side else (way, small, large)
             size = count * small * large
             most = MOST_ELSEWHERE if device.type != "cpu" else MOST_ON_CPU if small < LONE_SIDE else 0

@@ -95,22 +95,6 @@ class Spectrum:
         kept = self.values > lowest * self.values[:, -1:]
         return self._root(torch.where(kept, self.values.clamp_min(TINY) ** -0.25, 0))
 
-    def rounding_error(self, lowest: float) -> Tensor:
-        """By how much rounding changes the polar factor, root mean square over its singular directions [count].
-
-        An eigenvalue v is computed to about ``eps ||S||``, and so the singular value of the factor to a share of
-        ``eps ||S|| / v``; this is within a factor of three of what is measured. Directions with eigenvalues up to
-        ``lowest ||S||`` are left out.
-        """
-        largest = self.values[:, -1:]
-        kept = self.values > lowest * largest
-        share = torch.where(kept, torch.finfo(self.values.dtype).eps * largest / self.values, 0)
-        return (share.square().sum(-1) / kept.sum(-1).clamp_min(1)).sqrt()
-
-    def has_lower(self, lowest: float) -> Tensor:
-        """Whether there are eigenvalues up to ``lowest ||S||`` [count]."""
-        return self.values[:, 0] <= lowest * self.values[:, -1]
-
     def _root(self, quarter_roots: Tensor) -> Tensor:
         half = self.vectors * quarter_roots.unsqueeze(-2)
         root = multiply(half, half.mT)

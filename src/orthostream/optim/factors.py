@@ -14,8 +14,6 @@ from orthostream.optim.polynomial import Norm, gram_of, is_wide
 from orthostream.optim.products import multiply
 from orthostream.optim.schedules import Schedule
 
-# Accuracy from which directions that float32 cannot tell from null ones are taken for such: one of m is 1 / sqrt(m).
-TAKEN_FOR_NULL = 1e-2
 # Gram matrices with norms between these neither lost entries to underflow nor overflowed.
 SMALLEST_NORM, LARGEST_NORM = 1e-20, 1e30
 
@@ -111,25 +109,6 @@ def by_polynomials(stacks: Sequence[Tensor], schedule: Schedule, norm: Norm, mos
         multiplier = polynomial.inverse_root(grams(results), stage)
         results = [_product(part, stack) for part, stack in zip(parted(multiplier, results), results, strict=True)]
     return results
-
-
-def by_fast_eigen(stacks: Sequence[Tensor], tol: float) -> list[Tensor]:
-    """Polar factors by eigendecomposition of Gram matrices in their own dtype. The host waits.
-
-    Singular values that this dtype cannot tell from zero, up to ``sqrt(2 eps)`` times the largest, are left out.
-
-    Args:
-        stacks: X [count, rows, columns] each, with the same smaller side.
-        tol: matrices where rounding does more than this are decomposed in float64; where it is below
-            :data:`TAKEN_FOR_NULL` also those that have such values, which need not be null.
-    """
-    known = Grams.of(stacks)
-    spectrum = known.spectrum()
-    lowest = 2 * torch.finfo(known.gram.dtype).eps
-    missed = spectrum.rounding_error(lowest) > tol
-    if tol < TAKEN_FOR_NULL:
-        missed |= spectrum.has_lower(lowest)
-    return known.times(_mended(spectrum.cut_root(lowest), missed.tolist(), known.stacks))
 
 
 def by_eigen(stacks: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

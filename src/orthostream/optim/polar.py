@@ -10,7 +10,7 @@ from torch import Tensor
 
 from orthostream.errors import UsageError, unknown
 from orthostream.optim.decompositions import Completion, svd_factor
-from orthostream.optim.factors import by_eigen, by_fast_eigen, by_polynomials, scaled
+from orthostream.optim.factors import by_eigen, by_polynomials, scaled
 from orthostream.optim.methods import CONVERGENT, DECOMPOSITIONS, METHODS, for_shape, schedule_of
 from orthostream.optim.polynomial import Norm, direct_factor
 from orthostream.optim.products import full_float32, is_full_float32
@@ -18,9 +18,9 @@ from orthostream.optim.schedules import Coefficients, Schedule, check_escape
 from orthostream.shapes import describe
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float64"]
-# An iteration on the matrix, one on its Gram matrix, eigendecomposition of the Gram matrix in float64 or in the dtype
-# of the matrix, singular value decomposition.
-Way: TypeAlias = Literal["direct", "gram", "eigh", "fast_eigh", "svd"]
+# An iteration on the matrix, one on its Gram matrix, eigendecomposition of the Gram matrix in float64, singular value
+# decomposition.
+Way: TypeAlias = Literal["direct", "gram", "eigh", "svd"]
 
 # Accuracy where none is asked for, and the best that rounding allows, by precision.
 DEFAULT_TOL = {"float32": 2e-3, "bfloat16": 2e-2, "float64": 1e-10}
@@ -29,10 +29,11 @@ BEST_TOL = {"float32": 1e-6, "bfloat16": 1e-2, "float64": 1e-13}
 EXACT_TOL = 1e-5
 # Up to this smaller side on a CPU an eigendecomposition in float64 costs about as much as an iteration.
 EXACT_SIDE = 12
-# From this smaller side on a CPU an eigendecomposition in float32 is faster than an iteration of six steps.
-FAST_EIGH_SIDE = 192
-# Least floor that eigenvalues in float32, its squares, can tell.
-FAST_EIGH_FLOOR = 7e-4
+# From this smaller side on a CPU gradients of real networks nearly always have directions that an iteration misses, and
+# decomposing at once costs less than finding that out.
+LARGE_SIDE = 192
+# From this accuracy on ``auto`` takes what an iteration gives: whoever asks for less wants it faster.
+ROUGH_TOL = 1e-2
 # Ratio of the sides from which an iteration on the Gram matrix costs no more than one on the matrix, and from which
 # methods take it that are asked for by name: it rounds more.
 OBLONG, VERY_OBLONG = 1.5, 2.0
@@ -46,10 +47,10 @@ class Polar:
     divide M by an upper bound of its largest singular value and apply odd polynomials to the quotients, so that all
     end near 1; those below ``floor`` end below 1.
 
-    ``auto`` iterates as well, with a schedule made for ``tol``. On a CPU it takes eigendecompositions of Gram matrices
-    where these are faster, and looks at its results: matrices whose singular values an iteration in this precision does
-    not bring within ``tol`` are decomposed in float64, so that the root mean square distance is within ``tol`` whatever
-    the condition. On other devices looking would mean waiting, and ``floor`` holds.
+    ``auto`` iterates as well, with a schedule made for ``tol``. Below a ``tol`` of 1e-2 on a CPU it also looks at its
+    results: matrices whose singular values an iteration in this precision does not bring within ``tol`` are decomposed
+    in float64, large ones at once, so that the root mean square distance is within ``tol`` whatever the condition. On
+    other devices looking would mean waiting, and ``floor`` holds.
 
     Args:
         method: one of :data:`METHODS`.
@@ -136,11 +137,9 @@ class Polar:
             return "direct"
         if self.method != "auto":
             return "gram" if large >= VERY_OBLONG * small else "direct"
-        if device.type == "cpu" and self.precision == "float32":
-            if small >= FAST_EIGH_SIDE and self.floor >= FAST_EIGH_FLOOR:
-                return "fast_eigh"
-            if small <= EXACT_SIDE or large < OBLONG * small:
-                return "eigh"
+        is_odd_size = small <= EXACT_SIDE or small >= LARGE_SIDE or large < OBLONG * small
+        if device.type == "cpu" and self.precision == "float32" and self._is_exact and is_odd_size:
+            return "eigh"
         return "gram" if large >= OBLONG * small else "direct"
 
     def schedule_for(self, rows: int, columns: int) -> Schedule:
@@ -173,7 +172,7 @@ class Polar:
         way = self.way(rows, columns, device)
         if way == "svd":
             return 8 * m * m * n + 20 * m**3
-        if way in ("eigh", "fast_eigh"):
+        if way == "eigh":
             return 4 * m * m * n + 13 * m**3
         steps = len(self.schedule_for(rows, columns).coefficients)
         return steps * (4 * m * m * n + 2 * m**3) if way == "direct" else 4 * m * m * n + 2 * (4 * steps - 3) * m**3
@@ -208,15 +207,13 @@ class Polar:
             return [svd_factor(scaled(stack), self.completion) for stack in stacks]
         if way == "eigh":
             return by_eigen(stacks, dtype)
-        if way == "fast_eigh":
-            return by_fast_eigen(stacks, self.wanted)
         rows, columns = stacks[0].shape[-2:]
         schedule, norm = self.schedule_for(rows, columns), self.norm or "gram"
         if way == "direct":
             low = torch.bfloat16 if self.precision == "bfloat16" else None
             return [direct_factor(scaled(stack), schedule, norm, low) for stack in stacks]
         # Looking at results costs little on a CPU, and makes other devices wait.
-        looks = self.method == "auto" and stacks[0].device.type == "cpu"
+        looks = self.method == "auto" and self._is_exact and stacks[0].device.type == "cpu"
         most = self._worst_condition(min(rows, columns), dtype) if looks else math.inf
         return by_polynomials(stacks, schedule, norm, most)
 
@@ -228,6 +225,11 @@ class Polar:
         """
         by_rounding = (self.wanted * side**0.5 / torch.finfo(dtype).eps) ** 0.5
         return min(by_rounding, (1 - self.wanted) / self.floor)
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether ``auto`` holds to the accuracy whatever the condition, where it can look."""
+        return self.wanted < ROUGH_TOL
 
     @property
     def wanted(self) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from orthostream.data.errors import DataError
-from orthostream.data.images import ImageSet, ImageTensorSet
+from orthostream.data.held_out import ImageSubset
+from orthostream.data.images import ImageFileSet, ImageSet, ImageTensorSet
 from orthostream.errors import needs_extra
 
 with needs_extra("vision"):
@@ -47,7 +48,10 @@ def stored(images: ImageSet, before: Sequence[Callable[[Any], Any]] = ()) -> Ten
             )
         whole[index] = one
 
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+    # Shards and photographs in parquet are read forwards through one open file, which threads cannot share.
+    whole_set = images.images if isinstance(images, ImageSubset) else images
+    can_share = isinstance(whole_set, ImageFileSet | ImageTensorSet)
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1) if can_share else 1) as threads:
         # In order, so that the first failure is the one that is told.
         pending = threads.map(fill, range(len(images)))
         try:
