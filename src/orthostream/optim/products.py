@@ -65,7 +65,9 @@ def _is_for_onednn(left: Tensor, right: Tensor) -> bool:
 
 @cache
 def _has_onednn() -> bool:
-    return torch._C._has_mkldnn and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    is_wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    # A private operator: where it is gone, the usual product is right, and slower.
+    return torch._C._has_mkldnn and is_wide and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
