@@ -16,11 +16,18 @@ from torch.optim import SGD, Adam
 
 from orthostream import optim
 from orthostream.errors import UsageError
+from orthostream.optim import transform
 from orthostream.optim.distributed import owners
 from orthostream.optim.rule import Chunk
 from ranks import on_ranks
 
 pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(autouse=True)
+def sharing_pays(monkeypatch) -> None:
+    """Also for the little work of these networks; forked processes inherit it."""
+    monkeypatch.setattr(transform, "LEAST_SHARED", 0.0)
 
 
 def net() -> nn.Sequential:
@@ -99,6 +106,14 @@ def test_a_shared_step_is_that_of_one_process_bit_for_bit(size, options, tmp_pat
     for weights, count in on_ranks(size, tmp_path, _replicated, options):
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
         assert count <= 2 * 2
+
+
+def test_little_work_is_not_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr(transform, "LEAST_SHARED", 2e9)
+    torch.set_num_threads(1)
+    expected = single()
+    for weights, count in on_ranks(2, tmp_path, _replicated, {}):
+        assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True)) and count == 0
 
 
 def _work(world):

@@ -21,6 +21,8 @@ from orthostream.optim.selection import Choice, Selector, named_parameters, tabl
 NonFinite: TypeAlias = Literal["pass", "skip", "raise"]
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
+# Floating-point operations of a step from which processes share them: a gather costs more than a small network's work.
+LEAST_SHARED = 2e9
 # Where an optimizer keeps its transformation.
 ATTRIBUTE = "_gradient_transformation"
 
@@ -214,15 +216,15 @@ class Transformation:
             kinds.setdefault((parameter.device, group), []).append(parameter)
         works = []
         for (device, group), members in kinds.items():
-            execution: Execution = alone
-            if group is not None:
-                execution = Sharded(group)
-            elif self.process_group is not None:
-                execution = Replicated(self.process_group)
-                execution.check_equal([self._choices[p].name for p in members], [_local(p.grad) for p in members])
             layouts = [layout for p in members if (layout := self._choices[p].layout) is not None]
             factors = [factor(self.scale, layout.rows, layout.columns) for layout in layouts]
             chunks = self.rule.plan([layout.matrix for layout in layouts], device)
+            execution: Execution = alone
+            if group is not None:
+                execution = Sharded(group)
+            elif self.process_group is not None and sum(chunk.cost for chunk in chunks) >= LEAST_SHARED:
+                execution = Replicated(self.process_group)
+                execution.check_equal([self._choices[p].name for p in members], [_local(p.grad) for p in members])
             tally = torch.zeros(2, len(members), dtype=torch.int64, device=device)
             works.append(_Work(members, layouts, chunks, execution, factors, tally[0], tally[1]))
         return works
