@@ -48,7 +48,9 @@ def test_a_run_goes_to_the_hub_and_back(trained, convert, tmp_path):
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
     for path, result in ((trained, "a.json"), (tmp_path / "back", "b.json")):
         orthostream("evaluate", path, "--data", "digits", "--json", tmp_path / result)
-    assert json.loads((tmp_path / "a.json").read_text()) == json.loads((tmp_path / "b.json").read_text())
+    # The recipe of the run has larger batches, so the mean loss is summed in another order.
+    first, second = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert first == pytest.approx(second, rel=1e-12)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json", "back", "hf"]
 
 

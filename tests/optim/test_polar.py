@@ -478,3 +478,13 @@ def test_polynomials_on_cuda_agree_and_never_wait(method):
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.testing.assert_close(result.cpu(), expected, atol=4e-3 if method == "auto" else 2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (5, 3), (4, 24), (40, 8)])
+@pytest.mark.parametrize("method", ["auto", "svd", "eigh", "polar_express", "newton_schulz", "muon", "you"])
+def test_every_power_of_ten_gives_the_same_factor(method, shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    polar = Polar(method=method)
+    expected = polar(matrix)
+    for power in range(-30, 31):
+        torch.testing.assert_close(polar(matrix * 10.0**power), expected, atol=2e-5, rtol=0, msg=f"1e{power}")

@@ -97,12 +97,21 @@ def test_follows_the_recorded_steps_on_a_quadratic(name):
             )
 
 
-@pytest.mark.parametrize("name", ["f32_muon_default_lr0.02", "f32_muon_nonest_m0.9_wd0", "f32_muon_matchrms_lr0.02"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "f32_muon_default_lr0.02",
+        "f32_muon_nonest_m0.9_wd0",
+        "f32_muon_matchrms_lr0.02",
+        "f32_muon_spectral_lr0.02",
+    ],
+)
 def test_the_polar_factor_and_scale_make_up_the_recorded_steps_of_muon(name):
     """Muon orthogonalises the momentum, not the gradient: the parts of the library in the other order."""
     tensors, facts = golden.load(QUADRATIC)
     config = facts["configs"][name]
-    scale = {"original": "muon", "match_rms_adamw": "moonlight"}[config["adjust_lr_fn"]]
+    names = {"original": "muon", "match_rms_adamw": "moonlight", "spectral_unclamped": "spectral"}
+    scale = names[config["adjust_lr_fn"]]
     weights = {key: tensors[f"problem/p0/{key}"].float() for key in NAMES[:3]}
     buffers = {key: torch.zeros_like(weight) for key, weight in weights.items()}
     mu, lr = config["momentum"], config["lr"]

@@ -115,7 +115,7 @@ def _trained(options: argparse.Namespace, world: World) -> Subject:
         eval_batch_size=options.batch_size or chosen.data.eval_batch_size,
         workers=chosen.data.workers if options.workers is None else options.workers,
         # Each image is seen once: there is nothing to keep in memory for.
-        pipeline="workers",
+        pipeline="auto" if data.is_text(name or chosen.data.name) else "workers",
     )
     chosen = replace(chosen, data=data_recipe)
     build.check_fit(chosen)

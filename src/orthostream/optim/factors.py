@@ -14,8 +14,8 @@ from orthostream.optim.polynomial import Norm, gram_of, is_wide
 from orthostream.optim.products import multiply
 from orthostream.optim.schedules import Schedule
 
-# Gram matrices with norms between these neither lost entries to underflow nor overflowed.
-SMALLEST_NORM, LARGEST_NORM = 1e-20, 1e30
+# Gram matrices with norms between these have squares that neither vanish nor overflow in float32.
+SMALLEST_NORM, LARGEST_NORM = 1e-18, 1e18
 
 
 def rescaled(stack: Tensor, chosen: Tensor | bool = True) -> Tensor:
